@@ -1,0 +1,3 @@
+// Package signal holds telemetry as values: what one proxy said in one flush, as differences, by service, version and
+// outcome. xds/telemetry makes these values; evidence and control read them. It imports nothing of ours, and does no I/O.
+package signal

@@ -1,0 +1,176 @@
+package spec
+
+import "time"
+
+// Share is a part of requests in units of 1/10,000 (0.01 %).
+type Share uint32
+
+// Whole is all requests.
+const Whole Share = 10_000
+
+// Set is a whole, validated set of documents. It is never changed after it was made; names are keys.
+type Set struct {
+	Regions  map[string]*Region
+	Services map[string]*Service
+	Policies map[string]*Policy
+	Rollouts map[string]*Rollout
+}
+
+// Region is a place that serves traffic and fails on its own.
+type Region struct {
+	Name  string
+	Zones []string
+}
+
+// Protocol is how the endpoints of a service speak.
+type Protocol uint8
+
+// The protocols.
+const (
+	HTTP Protocol = iota + 1
+	HTTP2
+	GRPC
+)
+
+// Service is something that is called, in one or more versions.
+type Service struct {
+	Name     string
+	Hosts    []string
+	Protocol Protocol
+	// Stable is the version that serves where no rollout has promoted another.
+	Stable   string
+	Versions []Version
+	Limits   Limits
+	// Timeout bounds a request with its tries; 0 is no limit.
+	Timeout time.Duration
+	Retries Retries
+	// HangLimit bounds a try on the canary; 0 is no limit.
+	HangLimit  time.Duration
+	Stickiness Stickiness
+	// TesterHeader is the header that forces a version by name; "" is off.
+	TesterHeader string
+	// HealthCheck is nil when none is declared.
+	HealthCheck *HealthCheck
+	Calls       []string
+}
+
+// Version is one build of a service.
+type Version struct {
+	Name   string
+	Digest string
+	// Placements by region, sorted by region; at most one a region.
+	Placements []Placement
+}
+
+// Placement is where a version runs in one region.
+type Placement struct {
+	Region string
+	// Capacity in requests per second; 0 is not declared.
+	Capacity  float64
+	Endpoints []Endpoint
+}
+
+// Endpoint is one address of a version.
+type Endpoint struct {
+	Zone string
+	// Host is an IP address.
+	Host string
+	Port uint32
+}
+
+// Limits are circuit breakers; 0 is Envoy's default, but for Retries, whose default is set here.
+type Limits struct {
+	Connections, Pending, Requests, Retries uint32
+}
+
+// Retries say which failed tries of the canary are tried again on stable.
+type Retries struct {
+	// On holds names as Envoy's retry_on knows them ("5xx", "connect-failure", …), sorted.
+	On []string
+	// Methods that may be retried, sorted; none: nothing is retried.
+	Methods []string
+}
+
+// Stickiness keeps a user on one version; at most one of Header and Cookie is set.
+type Stickiness struct {
+	Header string
+	Cookie string
+	// CookieTTL of 0 is a session cookie.
+	CookieTTL time.Duration
+}
+
+// HealthCheck is an active check of every endpoint.
+type HealthCheck struct {
+	// Path of an HTTP check; "" is a TCP connection, or the gRPC health service for a GRPC service.
+	Path                         string
+	Interval, Timeout            time.Duration
+	UnhealthyAfter, HealthyAfter uint32
+}
+
+// Policy says how a version becomes the stable one and what stops it.
+type Policy struct {
+	Name string
+	// Target is the objective's share of good requests, in (0,1).
+	Target float64
+	// Window is the budget's window.
+	Window time.Duration
+	Errors ErrorClasses
+	// Steps have rising shares.
+	Steps    []Step
+	Analysis Analysis
+	// BudgetShare is the part of the remaining budget one canary may spend, in (0,1].
+	BudgetShare float64
+	// HoldAfter and RetreatAfter without evidence stop the step's time, and take the canary to zero.
+	HoldAfter, RetreatAfter time.Duration
+	// LeaseTTL is how long a sidecar keeps a share that nobody renews.
+	LeaseTTL time.Duration
+}
+
+// ErrorClasses say which tries are errors.
+type ErrorClasses struct {
+	// HTTP holds codes (500) and classes (5 for 5xx), sorted.
+	HTTP []int
+	// GRPC holds status codes, sorted.
+	GRPC []int
+	// Flags holds Envoy's response flags, sorted.
+	Flags []string
+}
+
+// Step is a share that is held.
+type Step struct {
+	Share    Share
+	Hold     time.Duration
+	MinTries uint64
+}
+
+// Analysis holds the parameters of the tests; see plugin/evidence.
+type Analysis struct {
+	Alpha, ToleratedRatio, ToleratedDifference, LatencyFactor float64
+}
+
+// Rollout takes one version of a service to the stable one.
+type Rollout struct {
+	Name, Service, Version, Policy string
+	// Regions, sorted; never empty after defaults.
+	Regions []string
+}
+
+// Version returns the version with that name, nil when there is none.
+func (s *Service) Version(name string) *Version {
+	for i := range s.Versions {
+		if s.Versions[i].Name == name {
+			return &s.Versions[i]
+		}
+	}
+	return nil
+}
+
+// In returns the placement in a region, nil when there is none.
+func (v *Version) In(region string) *Placement {
+	for i := range v.Placements {
+		if v.Placements[i].Region == region {
+			return &v.Placements[i]
+		}
+	}
+	return nil
+}
