@@ -12,6 +12,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // What goes wrong, for errors.Is. Every error of this package that a caller can act on wraps one of these.
@@ -30,6 +32,8 @@ var (
 	ErrTooLarge = errors.New("too large")
 	// ErrInvalid: a name, kind or digest that cannot be a key.
 	ErrInvalid = errors.New("invalid")
+	// ErrUnavailable: the etcd does not answer or has no quorum. A write may have happened or not.
+	ErrUnavailable = errors.New("the store does not answer")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("store closed")
 )
@@ -142,8 +146,18 @@ func (s *Store) wrap(err error) error {
 		return fmt.Errorf("%w: etcd's quota is used up (%v): defragment it, raise its quota, and disarm its alarm", ErrTooLarge, err)
 	case s.ctx.Err() != nil:
 		return fmt.Errorf("%w: %v", ErrClosed, err)
+	case unavailable(err):
+		return fmt.Errorf("%w: %v", ErrUnavailable, err)
 	}
 	return err
+}
+
+func unavailable(err error) bool {
+	var e rpctypes.EtcdError
+	if errors.As(err, &e) {
+		return e.Code() == codes.Unavailable
+	}
+	return status.Code(err) == codes.Unavailable
 }
 
 // key joins parts below root. A part that is empty or holds a slash would collide with another key.

@@ -468,10 +468,13 @@ func (x *Applied) GetHash() string {
 	return ""
 }
 
-// Problems is the detail of an INVALID_ARGUMENT: everything that is wrong, at once.
+// Problems is the detail of an INVALID_ARGUMENT, or of a FAILED_PRECONDITION that other documents are the cause of:
+// everything that is wrong, at once.
 type Problems struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Problems      []*Problem             `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Problems []*Problem             `protobuf:"bytes,1,rep,name=problems,proto3" json:"problems,omitempty"`
+	// How many more there are.
+	More          int32 `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -511,6 +514,13 @@ func (x *Problems) GetProblems() []*Problem {
 		return x.Problems
 	}
 	return nil
+}
+
+func (x *Problems) GetMore() int32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
 }
 
 type Problem struct {
@@ -3429,9 +3439,10 @@ const file_aviary_v1_admin_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
 	"\aoutcome\x18\x03 \x01(\x0e2\x12.aviary.v1.OutcomeR\aoutcome\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x12\n" +
-	"\x04hash\x18\x05 \x01(\tR\x04hash\":\n" +
+	"\x04hash\x18\x05 \x01(\tR\x04hash\"N\n" +
 	"\bProblems\x12.\n" +
-	"\bproblems\x18\x01 \x03(\v2\x12.aviary.v1.ProblemR\bproblems\"\x95\x01\n" +
+	"\bproblems\x18\x01 \x03(\v2\x12.aviary.v1.ProblemR\bproblems\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\x05R\x04more\"\x95\x01\n" +
 	"\aProblem\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x12\n" +
 	"\x04line\x18\x02 \x01(\x05R\x04line\x12\x16\n" +
