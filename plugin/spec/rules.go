@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -32,7 +33,8 @@ func (r *report) violation(v *protovalidate.Violation) {
 		for i := range group.Fields().Len() {
 			names = append(names, group.Fields().Get(i).JSONName())
 		}
-		r.fault(field, "missing: expected one of %s", strings.Join(names, ", "))
+		// The document's own oneof is what a file calls spec.
+		r.fault(cmp.Or(field, "spec"), "missing: expected one of %s", strings.Join(names, ", "))
 		return
 	}
 	rule := v.Proto.GetRuleId()
