@@ -1,0 +1,272 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/aviary-mesh/aviary/internal/store"
+	"github.com/aviary-mesh/aviary/plugin/rollout"
+	"github.com/aviary-mesh/aviary/plugin/signal"
+	"github.com/aviary-mesh/aviary/plugin/spec"
+	"github.com/aviary-mesh/aviary/plugin/traffic"
+)
+
+// Delivery is where plans go. Neither method blocks.
+type Delivery interface {
+	// Publish makes the plan what the region's proxies are given. weights says that nothing but weights and testers
+	// differs from the plan before, and that it must not wait for anything.
+	Publish(plan traffic.Plan, weights bool)
+	// Renew says that a flush of each of these proxies arrived and was judged.
+	Renew(proxies []string)
+}
+
+// Config of a Controller. Store and Delivery are needed, the rest has defaults.
+type Config struct {
+	Store    *store.Store
+	Delivery Delivery
+	// Effect tells what proxies acknowledged, for the status; nil: nobody knows.
+	Effect func(region, service, version string, weight uint32) Effect
+	// Name of this process in elections; default "aviary".
+	Name string
+	// Now is the clock; default time.Now.
+	Now func() time.Time
+	Log *slog.Logger
+	// Tick is how often time alone is looked at (missing data, ends of retreats); default 250ms.
+	Tick time.Duration
+}
+
+// ErrStopped is returned by calls to a Controller that is not running.
+var ErrStopped = errors.New("the controller is not running")
+
+// place is a rollout in a region.
+type place struct{ rollout, region string }
+
+// Controller decides. Its exported methods are safe for concurrent use while Run runs.
+type Controller struct {
+	cfg     Config
+	writer  *writer
+	flushes chan signal.Flush
+	calls   chan func()
+	ready   chan struct{} // closed when documents and state were read
+	stopped chan struct{}
+	dropped atomic.Uint64
+
+	// Owned by the loop.
+	set     *spec.Set
+	until   time.Time // of the hand-over; set before ready is closed
+	from    int64     // the store revision at which documents were read first
+	states  map[string]rollout.State
+	watches map[place]*watch
+	plans   map[string]traffic.Plan
+	// rising holds what was proposed to the store and may be adopted once it is written.
+	rising  map[place]proposal
+	number  uint64        // of the last proposal
+	changed chan struct{} // closed and replaced at every change of a state
+}
+
+// New makes a Controller; Run runs it.
+func New(cfg Config) *Controller {
+	if cfg.Name == "" {
+		cfg.Name = "aviary"
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Tick == 0 {
+		cfg.Tick = 250 * time.Millisecond
+	}
+	return &Controller{
+		cfg:     cfg,
+		writer:  newWriter(cfg.Store, cfg.Name, cfg.Log),
+		flushes: make(chan signal.Flush, 4096),
+		calls:   make(chan func()),
+		ready:   make(chan struct{}),
+		stopped: make(chan struct{}),
+		set:     &spec.Set{},
+		states:  map[string]rollout.State{},
+		watches: map[place]*watch{},
+		plans:   map[string]traffic.Plan{},
+		rising:  map[place]proposal{},
+		changed: make(chan struct{}),
+	}
+}
+
+// Observe takes a flush. It never blocks: when the loop is that far behind, the flush is dropped, counted, and renews no
+// lease.
+func (c *Controller) Observe(f signal.Flush) {
+	select {
+	case c.flushes <- f:
+	default:
+		c.dropped.Add(1)
+	}
+}
+
+// Dropped is how many flushes came faster than they could be judged.
+func (c *Controller) Dropped() uint64 { return c.dropped.Load() }
+
+// Leading reports whether this process is the elected coordinator: without one nothing advances.
+func (c *Controller) Leading() bool { return c.writer.leading() }
+
+// HandedOver is until when the leases stand that a process which stopped in good order left to this one; zero when none
+// did. It is known once Ready is closed.
+func (c *Controller) HandedOver() time.Time { return c.until }
+
+// Ready is closed when documents and state were read and the first plans published.
+func (c *Controller) Ready() <-chan struct{} { return c.ready }
+
+// Run decides until ctx ends, then writes what is not written yet and a hand-over for the next process, within grace.
+// It returns an error when documents or state cannot be read.
+func (c *Controller) Run(ctx context.Context, grace time.Duration) error {
+	defer close(c.stopped)
+	handover, err := c.load(ctx)
+	if err != nil {
+		return err
+	}
+	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		c.writer.run(writing)
+	}()
+	defer func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		defer cancel()
+		c.handOver(last)
+		stopWriting()
+		<-written
+		c.writer.resign(last)
+	}()
+
+	changes := c.cfg.Store.Watch(ctx, c.from)
+	c.decide(c.all())
+	c.publish(false)
+	c.cfg.Log.Info("control loop started", "rollouts", len(c.states), "handover", handover)
+	close(c.ready)
+
+	ticker := time.NewTicker(c.cfg.Tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case f := <-c.flushes:
+			c.judge(f)
+		case call := <-c.calls:
+			call()
+		case s := <-c.writer.saved:
+			c.settleSaved(s)
+		case _, ok := <-changes:
+			if !ok {
+				return fmt.Errorf("documents can no longer be watched: %w", store.ErrClosed)
+			}
+			if err := c.reload(ctx); err != nil {
+				c.cfg.Log.Error("documents could not be read; the last good ones stay in force", "error", err)
+			}
+		case <-ticker.C:
+			c.decide(c.all())
+			c.publish(true)
+		}
+	}
+}
+
+// call runs f on the loop and waits for it.
+func (c *Controller) call(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case c.calls <- func() { defer close(done); f() }:
+	case <-c.stopped:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-done
+	return nil
+}
+
+// judge takes a flush with all that arrived meanwhile, and lets the rollouts that they speak of decide.
+func (c *Controller) judge(first signal.Flush) {
+	batch := []signal.Flush{first}
+	for more := true; more && len(batch) < cap(c.flushes); {
+		select {
+		case f := <-c.flushes:
+			batch = append(batch, f)
+		default:
+			more = false
+		}
+	}
+	now := c.cfg.Now()
+	byRegion := map[string][]signal.Flush{}
+	proxies := make([]string, 0, len(batch))
+	for _, f := range batch {
+		byRegion[f.Region] = append(byRegion[f.Region], f)
+		proxies = append(proxies, f.Proxy)
+	}
+	touched := map[string]bool{}
+	for region, flushes := range byRegion {
+		for name, r := range c.set.Rollouts {
+			if slices.Contains(r.Regions, region) {
+				c.watch(place{name, region}).observe(c.set, c.states[name].Regions[region], r, flushes, now)
+				touched[name] = true
+			}
+		}
+	}
+	c.decide(slices.Sorted(maps.Keys(touched)))
+	c.publish(true)
+	// After what was judged went out: a lease is never renewed for a weight that this very flush spoke against.
+	c.cfg.Delivery.Renew(proxies)
+}
+
+func (c *Controller) watch(p place) *watch {
+	w := c.watches[p]
+	if w == nil {
+		w = &watch{}
+		c.watches[p] = w
+	}
+	return w
+}
+
+// all names every rollout that is declared or has a state.
+func (c *Controller) all() []string {
+	names := map[string]bool{}
+	for name := range c.set.Rollouts {
+		names[name] = true
+	}
+	for name := range c.states {
+		names[name] = true
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// publish makes plans of what is in force and hands over those that changed. weights: no document changed, so that only
+// weights, arms and testers can differ.
+func (c *Controller) publish(weights bool) {
+	states := slices.Collect(maps.Values(c.states))
+	for region := range c.set.Regions {
+		plan := planRegion(c.set, region, states)
+		before, known := c.plans[region]
+		switch same := known && sameArms(before, plan); {
+		case known && weights && same && sameWeights(before, plan):
+			continue
+		case weights && same:
+			c.cfg.Delivery.Publish(plan, true)
+		default:
+			c.cfg.Delivery.Publish(plan, false)
+		}
+		c.plans[region] = plan
+	}
+	for region := range c.plans {
+		if c.set.Regions[region] == nil {
+			delete(c.plans, region)
+			c.cfg.Delivery.Publish(traffic.Plan{Region: region}, false)
+		}
+	}
+}

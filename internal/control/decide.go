@@ -1,0 +1,180 @@
+package control
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"github.com/aviary-mesh/aviary/internal/store"
+	"github.com/aviary-mesh/aviary/plugin/rollout"
+)
+
+// proposal is a rise on its way to the store: it is adopted when it is written, if the region still is where it was.
+type proposal struct {
+	number uint64
+	from   rollout.Region
+	to     rollout.Region
+}
+
+// decide lets each of the rollouts take one step on what its watches saw since the last one.
+func (c *Controller) decide(names []string) {
+	now := c.cfg.Now()
+	for _, name := range names {
+		in := map[string]rollout.Input{}
+		for region := range c.states[name].Regions {
+			if w := c.watches[place{name, region}]; w != nil {
+				in[region] = w.take()
+			}
+		}
+		state, known := c.states[name]
+		if !known {
+			state = rollout.State{Rollout: name}
+		}
+		next, events := rollout.Step(c.set, name, state, in, now)
+		c.settle(next, events, in, nil)
+	}
+	c.adoptStable()
+}
+
+// settle puts a decision in force. What falls, or stays, is in force at once and persisted after; what rises is persisted
+// first. done, if any, is told once for every region in which something was decided.
+func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[string]rollout.Input, done chan<- error) (waits int) {
+	name := next.Rollout
+	before := c.states[name]
+	for region, to := range next.Regions {
+		p := place{name, region}
+		from := before.Regions[region]
+		rising, underway := c.rising[p]
+		for _, h := range to.Halts {
+			if !slices.Contains(from.Halts, h) {
+				c.writer.halt(h)
+			}
+		}
+		told := record{Service: next.Service, Region: to}
+		j := job{place: p, service: next.Service, region: to, events: stored(events, region, in, told)}
+		if done != nil && material(from, to) {
+			j.done = []chan<- error{done}
+			waits++
+		}
+		switch {
+		case rises(from, to) && underway && done == nil && rising.from.Phase == from.Phase:
+			// Proposed already; what is in force stays, but is seen to be fresh.
+			next.Regions[region] = fresher(from, to)
+		case rises(from, to):
+			c.number++
+			j.rise = c.number
+			c.rising[p] = proposal{number: j.rise, from: from, to: to}
+			c.writer.put(j)
+			next.Regions[region] = fresher(from, to)
+		case material(from, to):
+			delete(c.rising, p)
+			c.writer.put(j)
+			c.log(events, region)
+		}
+	}
+	c.states[name] = next
+	c.announce()
+	return waits
+}
+
+// settleSaved adopts a rise that was written, or forgets one that was refused.
+func (c *Controller) settleSaved(s saved) {
+	if len(s.halts) > 0 {
+		next := rollout.Join(c.states[s.rollout], s.halts)
+		c.settle(next, nil, nil, nil)
+	}
+	r, ok := c.rising[s.place]
+	if !ok || r.number != s.rise {
+		return // it was overtaken
+	}
+	delete(c.rising, s.place)
+	if s.err != nil {
+		c.cfg.Log.Warn("an advance was refused", "rollout", s.rollout, "region", s.place.region, "error", s.err)
+		return
+	}
+	state := c.states[s.rollout]
+	here := state.Regions[s.place.region]
+	if here.Phase != r.from.Phase || here.Step != r.from.Step || here.Weight != r.from.Weight || here.Trial() != r.from.Trial() {
+		return
+	}
+	to := fresher(r.to, here)
+	to.WeightAt = c.cfg.Now() // from now on proxies are told
+	state.Regions = maps.Clone(state.Regions)
+	state.Regions[s.place.region] = to
+	c.states[s.rollout] = state
+	for _, e := range s.events {
+		c.cfg.Log.Info(e.Message, "rollout", s.rollout, "region", e.Region, "reason", e.Reason, "phase", to.Phase, "weight", to.Weight)
+	}
+	c.adoptStable()
+	c.publish(true)
+	c.announce()
+}
+
+// rises reports whether a decision gives a new version more than it has: that must be written before it takes effect.
+func rises(from, to rollout.Region) bool {
+	return to.Weight > from.Weight || to.Phase == rollout.Promoted && from.Phase != rollout.Promoted && from.Phase != ""
+}
+
+// material reports whether two states differ in what has to be kept.
+func material(a, b rollout.Region) bool {
+	return a.Phase != b.Phase || a.Reason != b.Reason || a.Step != b.Step || a.Weight != b.Weight || a.Trial() != b.Trial() ||
+		a.Version != b.Version || a.Started != b.Started || a.Stable != b.Stable || a.Previous != b.Previous ||
+		!slices.Equal(a.Halts, b.Halts)
+}
+
+// fresher is a region with what b knows of its evidence.
+func fresher(a, b rollout.Region) rollout.Region {
+	a.SeenAt, a.Rate = b.SeenAt, b.Rate
+	return a
+}
+
+// adoptStable tells each rollout what the latest promotion of its service left stable.
+func (c *Controller) adoptStable() {
+	names := slices.Sorted(maps.Keys(c.states))
+	states := make([]rollout.State, len(names))
+	for i, name := range names {
+		states[i] = c.states[name]
+	}
+	for _, s := range rollout.Adopt(c.set, states) {
+		c.states[s.Rollout] = s
+	}
+}
+
+// announce wakes whoever waits for a change of a state.
+func (c *Controller) announce() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// decision is what an event carries for those who ask why: what was read and what became of it.
+type decision struct {
+	Read *rollout.Input `json:"read,omitempty"`
+	Left record         `json:"left"`
+}
+
+func stored(events []rollout.Event, region string, in map[string]rollout.Input, left record) []store.Event {
+	var out []store.Event
+	for _, e := range events {
+		if e.Region != region {
+			continue
+		}
+		d := decision{Left: left}
+		if read, ok := in[region]; ok {
+			d.Read = &read
+		}
+		data, _ := json.Marshal(d) // plain values: it cannot fail
+		out = append(out, store.Event{
+			Rollout: e.Rollout, Region: region, At: e.At, Type: string(e.To), Reason: string(e.Reason),
+			Message: e.Message, By: e.Author, Data: data,
+		})
+	}
+	return out
+}
+
+func (c *Controller) log(events []rollout.Event, region string) {
+	for _, e := range events {
+		if e.Region == region {
+			c.cfg.Log.Info(e.Message, "rollout", e.Rollout, "region", region, "reason", e.Reason, "from", e.From, "to", e.To, "weight", e.Weight, "by", e.Author)
+		}
+	}
+}

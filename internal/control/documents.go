@@ -1,0 +1,164 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aviary-mesh/aviary/internal/store"
+	"github.com/aviary-mesh/aviary/plugin/rollout"
+	"github.com/aviary-mesh/aviary/plugin/spec"
+	aviaryv1 "github.com/aviary-mesh/aviary/proto/aviary/v1"
+)
+
+// handoverName is the key of the record that one process leaves to the next.
+const handoverName = "control"
+
+// handover is what a process leaves that stops in good order, for one that starts before the leases end.
+type handover struct {
+	// Until is when the first lease of a proxy may end.
+	Until time.Time `json:"until"`
+	// Watches by rollout and region.
+	Watches map[string]map[string]*watch `json:"watches"`
+}
+
+// load reads documents and state at the start and reports whether another process handed over in time.
+func (c *Controller) load(ctx context.Context) (handedOver bool, err error) {
+	if err := c.reload(ctx); err != nil {
+		return false, err
+	}
+	kept, err := c.cfg.Store.Rollouts(ctx)
+	if err != nil {
+		return false, fmt.Errorf("rollout state: %w", err)
+	}
+	left, handedOver, err := c.takeOver(ctx)
+	if err != nil {
+		return false, err
+	}
+	states := map[string]rollout.State{}
+	for _, s := range kept.States {
+		var r record
+		if err := json.Unmarshal(s.Data, &r); err != nil {
+			return false, fmt.Errorf("stored state of %s in %s: %w", s.Rollout, s.Region, err)
+		}
+		state, ok := states[s.Rollout]
+		if !ok {
+			state = rollout.State{Rollout: s.Rollout, Service: r.Service, Regions: map[string]rollout.Region{}}
+		}
+		state.Started = state.Started || r.Region.Started
+		state.Regions[s.Region] = r.Region
+		states[s.Rollout] = state
+	}
+	now := c.cfg.Now()
+	for name, state := range states {
+		resumed, events := rollout.Resume(rollout.Join(state, halts(kept.Halts)), now, handedOver)
+		c.states[name] = state
+		c.settle(resumed, events, nil, nil)
+	}
+	for name, regions := range left.Watches {
+		for region, w := range regions {
+			c.watches[place{name, region}] = w
+		}
+	}
+	c.adoptStable()
+	return handedOver, nil
+}
+
+func (c *Controller) takeOver(ctx context.Context) (handover, bool, error) {
+	data, err := c.cfg.Store.TakeHandover(ctx, handoverName)
+	if errors.Is(err, store.ErrNotFound) {
+		return handover{}, false, nil
+	}
+	if err != nil {
+		return handover{}, false, fmt.Errorf("hand-over: %w", err)
+	}
+	var h handover
+	if err := json.Unmarshal(data, &h); err != nil {
+		c.cfg.Log.Warn("the hand-over is not readable: every canary climbs again", "error", err)
+		return handover{}, false, nil
+	}
+	if !c.cfg.Now().Before(h.Until) {
+		c.cfg.Log.Info("the hand-over came too late: every canary climbs again", "until", h.Until)
+		return handover{}, false, nil
+	}
+	c.until = h.Until
+	return h, true, nil
+}
+
+// handOver writes what is not written, and the record for the next process. The loop has ended.
+func (c *Controller) handOver(ctx context.Context) {
+	drained := make(chan struct{})
+	defer close(drained)
+	go func() {
+		for {
+			select {
+			case <-c.writer.saved: // a rise that was not adopted did not happen
+			case <-drained:
+				return
+			}
+		}
+	}()
+	h := handover{Watches: map[string]map[string]*watch{}}
+	now := c.cfg.Now()
+	for name, state := range c.states {
+		r := c.set.Rollouts[name]
+		for region, here := range state.Regions {
+			// Held and tries of the step are kept from here on; while running they are not worth a write a tick.
+			c.writer.put(job{place: place{name, region}, service: state.Service, region: here})
+			if here.Weight == 0 || r == nil {
+				continue
+			}
+			// A proxy's lease was renewed a quarter of its length ago at the most; half of it is on the safe side.
+			if until := now.Add(c.set.Policies[r.Policy].LeaseTTL / 2); h.Until.IsZero() || until.Before(h.Until) {
+				h.Until = until
+			}
+			if w := c.watches[place{name, region}]; w != nil && w.Judged {
+				if h.Watches[name] == nil {
+					h.Watches[name] = map[string]*watch{}
+				}
+				h.Watches[name][region] = w
+			}
+		}
+	}
+	if err := c.writer.flush(ctx); err != nil {
+		return // the next process must not go on from a state that was not written
+	}
+	if h.Until.IsZero() {
+		return
+	}
+	data, err := json.Marshal(h)
+	if err == nil {
+		err = c.cfg.Store.PutHandover(ctx, handoverName, data)
+	}
+	if err != nil {
+		c.cfg.Log.Error("no hand-over: canaries will climb again", "error", err)
+	}
+}
+
+// reload reads the documents. What does not fit together leaves the last good set in force.
+func (c *Controller) reload(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	revisions, at, err := c.cfg.Store.Documents(ctx)
+	if err != nil {
+		return err
+	}
+	docs := make([]*aviaryv1.Document, len(revisions))
+	for i, r := range revisions {
+		docs[i] = r.Document
+	}
+	set, err := spec.Build(docs, nil)
+	if err != nil {
+		return fmt.Errorf("stored documents: %w", err)
+	}
+	c.set = set
+	if c.from == 0 {
+		c.from = at
+		return nil
+	}
+	c.decide(c.all())
+	c.publish(false)
+	return nil
+}

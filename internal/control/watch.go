@@ -1,0 +1,110 @@
+package control
+
+import (
+	"time"
+
+	"github.com/aviary-mesh/aviary/plugin/evidence"
+	"github.com/aviary-mesh/aviary/plugin/policy"
+	"github.com/aviary-mesh/aviary/plugin/rollout"
+	"github.com/aviary-mesh/aviary/plugin/signal"
+	"github.com/aviary-mesh/aviary/plugin/spec"
+)
+
+// watch gathers the evidence about one rollout in one region. Its JSON is handed over at a planned restart.
+type watch struct {
+	Trial   rollout.Trial    `json:"trial"`
+	Judge   evidence.Judge   `json:"judge"`
+	Judged  bool             `json:"judged"`
+	Verdict evidence.Verdict `json:"verdict"`
+	Rate    rate             `json:"rate"`
+	At      time.Time        `json:"at"` // of the last tick
+
+	policy  *spec.Policy // that isError was made for
+	isError func(signal.Class) bool
+	input   rollout.Input // since the last take
+}
+
+// take returns what was seen since the last take.
+func (w *watch) take() rollout.Input {
+	in := w.input
+	w.input = rollout.Input{}
+	return in
+}
+
+// observe judges the flushes of one region that arrived together.
+func (w *watch) observe(set *spec.Set, here rollout.Region, r *spec.Rollout, flushes []signal.Flush, now time.Time) {
+	p := set.Policies[r.Policy]
+	if w.policy != p {
+		w.policy, w.isError = p, policy.Classifier(p.Errors)
+	}
+	if trial := here.Trial(); !w.Judged || w.Trial != trial {
+		w.begin(trial, p, len(r.Regions))
+	}
+	var canary, stable signal.Sample
+	var all uint64
+	for _, f := range flushes {
+		// What began before the last change of weights is not held against either arm.
+		since := f.At.Add(-f.Span).Sub(here.WeightAt)
+		c, s := armOf(f, r.Service, here.Version), armOf(f, r.Service, here.Stable.Version)
+		canary = canary.Add(c.Sample(w.isError, since))
+		stable = stable.Add(s.Sample(w.isError, since))
+		for _, a := range f.Arms {
+			if a.Service == r.Service {
+				all += tries(a)
+			}
+		}
+		if c.Endpoints > 0 && c.Healthy == 0 && s.Healthy > 0 {
+			w.input.Ejected = true
+		}
+	}
+	w.Rate.add(all, now)
+	length := now.Sub(w.At)
+	if w.At.IsZero() {
+		length = 0
+	}
+	w.At = now
+	v := w.Judge.Tick(length, canary, stable)
+	// What a tick counted is added up until the engine looks; the finding is the latest.
+	before := w.input.Verdict
+	w.Verdict = v
+	w.input.Verdict = v
+	w.input.Verdict.CanaryTries += before.CanaryTries
+	w.input.Verdict.CanaryErrors += before.CanaryErrors
+	w.input.Verdict.StableTries += before.StableTries
+	w.input.Verdict.StableErrors += before.StableErrors
+	w.input.Trial, w.input.Fresh, w.input.Rate = w.Trial, true, w.Rate.perSecond(now)
+}
+
+// begin starts the evidence anew: another build, or another attempt.
+func (w *watch) begin(trial rollout.Trial, p *spec.Policy, regions int) {
+	var stage time.Duration
+	for _, s := range p.Steps {
+		stage += s.Hold
+	}
+	judge, err := evidence.New(evidence.Config{
+		Alpha: p.Analysis.Alpha, Regions: regions,
+		ToleratedRatio: p.Analysis.ToleratedRatio, ToleratedDifference: p.Analysis.ToleratedDifference,
+		Budget: 1 - p.Target, LatencyFactor: p.Analysis.LatencyFactor, Stage: stage,
+	})
+	if err != nil {
+		panic(err) // a validated policy has no value that the tests refuse
+	}
+	w.Trial, w.Judge, w.Judged, w.input = trial, judge, true, rollout.Input{}
+}
+
+func armOf(f signal.Flush, service, version string) signal.Arm {
+	for _, a := range f.Arms {
+		if a.Service == service && a.Version == version {
+			return a
+		}
+	}
+	return signal.Arm{}
+}
+
+func tries(a signal.Arm) uint64 {
+	var n uint64
+	for _, o := range a.Outcomes {
+		n += o.Tries
+	}
+	return n
+}
