@@ -21,6 +21,8 @@ type Options struct {
 	Zone string
 	// Gateway asks for a public listener in place of the sidecar's on loopback.
 	Gateway bool
+	// Port of the listener that the control plane gives it; 0 is the default (15001, a gateway 8080).
+	Port int
 	// Servers are the control planes as host:port, in the order in which they are tried.
 	Servers []string
 	// TLS is nil for plaintext, which is allowed to loopback addresses only, unless Plaintext says otherwise.
@@ -93,6 +95,9 @@ func (o *Options) check() ([]server, error) {
 	}
 	if o.Flush != 0 && (o.Flush < minFlush || o.Flush > maxFlush || o.Flush%time.Millisecond != 0) {
 		fail("Flush %v: want whole milliseconds from %v to %v", o.Flush, minFlush, maxFlush)
+	}
+	if o.Port < 0 || o.Port > 65535 {
+		fail("Port %d: want 0 to 65535", o.Port)
 	}
 	if len(o.Edges) == 0 {
 		fail("Edges is empty")

@@ -84,7 +84,11 @@ func Render(o Options) ([]byte, error) {
 }
 
 func node(o *Options) (*corev3.Node, error) {
-	metadata, err := structpb.NewStruct(map[string]any{"aviary": map[string]any{"lease": true, "gateway": o.Gateway}})
+	ours := map[string]any{"lease": true, "gateway": o.Gateway}
+	if o.Port != 0 {
+		ours["port"] = o.Port
+	}
+	metadata, err := structpb.NewStruct(map[string]any{"aviary": ours})
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}
