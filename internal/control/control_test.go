@@ -1,0 +1,308 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aviary-mesh/aviary/internal/store"
+	"github.com/aviary-mesh/aviary/plugin/rollout"
+	"github.com/aviary-mesh/aviary/plugin/signal"
+	"github.com/aviary-mesh/aviary/plugin/spec"
+	"github.com/aviary-mesh/aviary/plugin/traffic"
+	aviaryv1 "github.com/aviary-mesh/aviary/proto/aviary/v1"
+)
+
+const documents = `
+apiVersion: aviary.dev/v1
+kind: Region
+metadata: {name: eu}
+spec: {zones: [a]}
+---
+apiVersion: aviary.dev/v1
+kind: Service
+metadata: {name: shop}
+spec:
+  hosts: [shop.example]
+  stable: v1
+  versions:
+    - name: v1
+      digest: "sha256:1111"
+      regions: [{region: eu, capacity: 1000, endpoints: [{zone: a, address: "127.0.0.1:8001"}]}]
+    - name: v2
+      digest: "sha256:2222"
+      regions: [{region: eu, capacity: 1000, endpoints: [{zone: a, address: "127.0.0.1:8002"}]}]
+---
+apiVersion: aviary.dev/v1
+kind: Policy
+metadata: {name: quick}
+spec:
+  availability: {target: "99.9%"}
+  steps: [{share: "5%", hold: 3s}, {share: "50%", hold: 3s}]
+---
+apiVersion: aviary.dev/v1
+kind: Rollout
+metadata: {name: shop-v2}
+spec: {service: shop, version: v2, policy: quick}
+`
+
+// world is a controller on a real store, with a clock and flushes of the test's making.
+type world struct {
+	t     *testing.T
+	store *store.Store
+	*Controller
+	stop func()
+
+	mu      sync.Mutex
+	now     time.Time
+	plans   []traffic.Plan
+	renewed []string
+}
+
+func (w *world) Publish(plan traffic.Plan, _ bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.plans = append(w.plans, plan)
+}
+
+func (w *world) Renew(proxies []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.renewed = append(w.renewed, proxies...)
+}
+
+func (w *world) clock() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.now
+}
+
+func (w *world) intent() traffic.Intent {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.plans) == 0 || len(w.plans[len(w.plans)-1].Intents) == 0 {
+		return traffic.Intent{}
+	}
+	return w.plans[len(w.plans)-1].Intents[0]
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	var err error
+	if w.store, err = store.OpenEmbedded(t.Context(), t.TempDir(), store.Options{Logger: slog.New(slog.DiscardHandler)}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.store.Close() })
+	w.apply(documents)
+	return w
+}
+
+func (w *world) apply(text string) {
+	w.t.Helper()
+	revisions, at, err := w.store.Documents(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var stored []*aviaryv1.Document
+	for _, r := range revisions {
+		stored = append(stored, r.Document)
+	}
+	parsed, _, err := spec.Load(stored, []spec.Source{{File: "test.yaml", Content: []byte(text)}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var batch store.Batch
+	for _, p := range parsed {
+		batch.Documents = append(batch.Documents, store.Content{Document: p.Document, Hash: spec.Hash(p.Document)})
+	}
+	batch.Expected = at
+	if _, _, err := w.store.Apply(w.t.Context(), batch); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// start runs a controller; kill ends it without a hand-over being of use, quit with one.
+func (w *world) start() {
+	w.t.Helper()
+	w.Controller = New(Config{Store: w.store, Delivery: w, Now: w.clock, Log: slog.New(slog.DiscardHandler), Tick: 20 * time.Millisecond})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx, 10*time.Second) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			w.t.Error(err)
+		}
+	})
+	w.stop = stop
+	w.t.Cleanup(stop)
+	select {
+	case <-w.Ready():
+	case <-time.After(30 * time.Second):
+		w.t.Fatal("not ready")
+	}
+	w.until("elected", w.Leading)
+}
+
+func (w *world) until(what string, ok func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("never %s; status %v, intent weight %d", what, w.region(), w.intent().Weight)
+		}
+	}
+}
+
+func (w *world) region() rollout.Region { return w.Regions()["shop-v2"]["eu"] }
+
+// second lets a second pass in which the sidecar reports these tries.
+func (w *world) second(canary, canaryErrors uint64) {
+	w.t.Helper()
+	w.mu.Lock()
+	w.now = w.now.Add(time.Second)
+	now := w.now
+	seen := len(w.renewed)
+	w.mu.Unlock()
+	edge := signal.EdgeOf(2000)
+	outcome := func(status int, n uint64) signal.Outcome {
+		return signal.Outcome{Class: signal.Class{Status: status, GRPC: -1}, Tries: n, Latency: signal.Histogram{{Edge: edge, Count: n}}}
+	}
+	w.Observe(signal.Flush{
+		Proxy: "p1", Region: "eu", Service: "front", At: now, Span: 900 * time.Millisecond,
+		Arms: []signal.Arm{
+			{Service: "shop", Version: "v1", Outcomes: []signal.Outcome{outcome(200, 100)}, Endpoints: 1, Healthy: 1},
+			{Service: "shop", Version: "v2", Outcomes: []signal.Outcome{outcome(200, canary-canaryErrors), outcome(500, canaryErrors)}, Endpoints: 1, Healthy: 1},
+		},
+	})
+	w.until("judged", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.renewed) > seen })
+}
+
+func (w *world) act(verb rollout.Verb) {
+	w.t.Helper()
+	if err := w.Act(w.t.Context(), "shop-v2", rollout.Action{Verb: verb, Author: "ann"}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// climb starts the rollout and waits for a share.
+func (w *world) climb(share uint32) {
+	w.t.Helper()
+	w.act(rollout.Start)
+	w.secondsUntil("at its share", func() bool { return w.intent().Weight == share })
+}
+
+func (w *world) secondsUntil(what string, ok func() bool) {
+	w.t.Helper()
+	for range 40 {
+		w.second(5, 0)
+		for range 20 { // a rise takes effect when the store has it
+			if ok() {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	w.until(what, ok)
+}
+
+func TestAHealthyCanaryIsPromoted(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	if in := w.intent(); in.Canary == nil || in.Weight != 0 {
+		t.Fatalf("before the start: %+v", in)
+	}
+	w.climb(500)
+	w.secondsUntil("at 50 %", func() bool { return w.intent().Weight == 5000 })
+	w.secondsUntil("promoted", func() bool { return w.region().Phase == rollout.Promoted })
+	if in := w.intent(); in.Stable.Version != "v2" || in.Canary != nil {
+		t.Errorf("after the promotion: %+v", in)
+	}
+}
+
+func TestABadCanaryIsHaltedForGood(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.climb(500)
+	w.second(20, 20)
+	w.second(20, 20)
+	// It is in force as soon as it was judged, whatever the store does.
+	if in := w.intent(); in.Weight != 0 || in.Testers {
+		t.Fatalf("after the breach: weight %d, testers %v", in.Weight, in.Testers)
+	}
+	if err := w.Act(t.Context(), "shop-v2", rollout.Action{Verb: rollout.Continue, Author: "ann"}); !errors.Is(err, rollout.ErrRefused) {
+		t.Errorf("resume of a halted region: %v", err)
+	}
+	w.stop()
+	w.start()
+	for range 10 {
+		w.second(5, 0)
+	}
+	if r := w.region(); r.Phase != rollout.Halted || w.intent().Weight != 0 {
+		t.Errorf("after a restart: %+v", r)
+	}
+	events, err := w.store.Events(t.Context(), "shop-v2", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(events, func(e store.Event) bool {
+		return e.Type == string(rollout.Halted) && strings.Contains(string(e.Data), `"read"`)
+	}) {
+		t.Errorf("no event tells of the halt with what was read: %+v", events)
+	}
+	w.act(rollout.Retry)
+	w.secondsUntil("climbing again", func() bool { return w.intent().Weight == 500 })
+}
+
+func TestAPlannedRestartKeepsTheShareAndACrashDoesNot(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.climb(500)
+	w.stop()
+	w.start()
+	if w.HandedOver().IsZero() || w.intent().Weight != 500 {
+		t.Fatalf("after a planned restart: weight %d, hand-over until %v", w.intent().Weight, w.HandedOver())
+	}
+	// What a crash leaves is a state without a hand-over.
+	w.stop()
+	if _, err := w.store.TakeHandover(t.Context(), handoverName); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	if r := w.region(); w.intent().Weight != 0 || r.Reason != rollout.LeaseLapsed {
+		t.Fatalf("after a crash: weight %d, %+v", w.intent().Weight, r)
+	}
+	w.secondsUntil("climbing again", func() bool { return w.intent().Weight == 500 })
+}
+
+func TestAnEditOfTheServiceNeverRaisesAWeight(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.climb(500)
+	w.apply(strings.Replace(documents, "stable: v1", "stable: v1\n  timeout: 3s", 1))
+	w.until("edited", func() bool { return w.intent().Timeout == 3*time.Second })
+	if in := w.intent(); in.Weight != 500 || in.Canary == nil {
+		t.Errorf("after the edit: %+v", in)
+	}
+	w.apply(strings.Replace(documents, "sha256:2222", "sha256:3333", 1))
+	w.until("at zero for the new digest", func() bool { return w.intent().Weight == 0 })
+}
+
+func TestActsSayWhatIsWrong(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	if err := w.Act(t.Context(), "nope", rollout.Action{Verb: rollout.Start}); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("unknown rollout: %v", err)
+	}
+	if err := w.Act(t.Context(), "shop-v2", rollout.Action{Verb: rollout.Pause}); !errors.Is(err, rollout.ErrRefused) {
+		t.Errorf("pause before the start: %v", err)
+	}
+	w.stop()
+	if err := w.Act(t.Context(), "shop-v2", rollout.Action{Verb: rollout.Start}); !errors.Is(err, ErrStopped) {
+		t.Errorf("after the stop: %v", err)
+	}
+}
