@@ -48,15 +48,17 @@ func TryLog() *accesslogv3.AccessLog {
 	}}})
 }
 
-// RequestLog is an access log of the connection manager (access_log): the counter "aviary.timeouts" of requests that the
-// route's timeout ended, by the service and version of the last try. The log of that try itself cannot tell them from
-// tries that a leaving caller ended: both have neither status nor flags.
+// RequestLog is an access log of the connection manager (access_log): the counter "aviary.cut_requests" of requests that
+// ended before their answer did through no doing of the last try: by a timeout (UT, SI, DT) or by the caller (DC, DR, DPE).
+// It has the tags service and version of that try, and flags. The log of the try itself cannot tell them apart: it has
+// neither status nor flags of such an end.
 func RequestLog() *accesslogv3.AccessLog {
 	filter := &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
-		ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{"UT"}},
+		ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{"UT", "SI", "DT", "DC", "DR", "DPE"}},
 	}}
 	return statsLog(filter, &statslogv3.Config{Counters: []*statslogv3.Config_Counter{{
-		Stat:       &statslogv3.Config_Stat{Name: "timeouts", Tags: armTags()},
+		Stat: &statslogv3.Config_Stat{Name: "cut_requests", Tags: append(armTags(),
+			&statslogv3.Config_Tag{Name: "flags", ValueFormat: "%RESPONSE_FLAGS%"})},
 		ValueFixed: wrapperspb.UInt64(1),
 	}}})
 }
