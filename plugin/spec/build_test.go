@@ -218,7 +218,7 @@ func TestBrokenFileHidesNoOtherErrorAndInventsNone(t *testing.T) {
 		{File: "broken.yaml", Content: []byte("kind: [\n")},
 		source("rollout.yaml", "Rollout", "shop-v2", "{service: shop, version: v2, policy: plain, region: mars}"),
 	})
-	want := `broken.yaml:2:1: not YAML: did not find expected node content
+	want := `broken.yaml:1:1: not YAML: did not find expected node content
 rollout.yaml:4:51: Rollout/shop-v2: spec.region: unknown field "region"; did you mean "regions"?`
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
@@ -241,6 +241,17 @@ func TestErrorsOfOneDocumentAreBounded(t *testing.T) {
 		t.Fatalf("%d errors", len(errs))
 	}
 	if !strings.Contains(err.Error(), "more than 1000 errors: the rest is not shown") {
+		t.Error("nothing says that errors were left out")
+	}
+}
+
+func TestErrorsOfManyDocumentsAreBounded(t *testing.T) {
+	_, err := spec.Parse("many.yaml", []byte(strings.Repeat("---\n", 100_000)))
+	var errs spec.Errors
+	if !errors.As(err, &errs) || len(errs) != 2001 {
+		t.Fatalf("%d errors", len(errs))
+	}
+	if !strings.Contains(err.Error(), "the rest of the file was not read") {
 		t.Error("nothing says that errors were left out")
 	}
 }

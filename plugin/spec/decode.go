@@ -94,6 +94,9 @@ func (r *report) mapping(n *yaml.Node, path string, known []string, visit func(k
 	}
 	seen := map[string]int{}
 	for key, value := range pairs(n) {
+		if r.full() {
+			break
+		}
 		at := strings.TrimPrefix(path+"."+key.Value, ".")
 		p := placeOf(key)
 		switch {

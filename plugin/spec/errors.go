@@ -65,7 +65,7 @@ func (e Errors) sorted() error {
 	return e
 }
 
-// maxFaults bounds what one file can make us say of it.
+// maxFaults bounds what one document can make us say of it.
 const maxFaults = 1000
 
 // place is where something stands in a file, counted from 1; the zero place is nowhere.
@@ -126,6 +126,9 @@ func (r *report) add(p place, field, format string, args ...any) {
 		r.errs = append(r.errs, r.err(p, "", fmt.Sprintf("more than %d errors: the rest is not shown", maxFaults)))
 	}
 }
+
+// full is whether nothing more will be said.
+func (r *report) full() bool { return len(r.errs) > maxFaults }
 
 func (r *report) err(p place, field, message string) *Error {
 	return &Error{File: r.file, Line: p.line, Column: p.column, Document: r.document, Field: field, Message: message}

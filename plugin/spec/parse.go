@@ -64,7 +64,7 @@ func parse(file string, content []byte) (docs []*Parsed, loose Errors) {
 	if i := firstInvalid(content); i >= 0 {
 		return lost(1+bytes.Count(content[:i], []byte("\n")), "expected text in UTF-8, found the byte 0x%02x", content[i])
 	}
-	last := 1
+	last, faults := 1, 0
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	for i := 0; ; i++ {
 		var n yaml.Node
@@ -80,10 +80,13 @@ func parse(file string, content []byte) (docs []*Parsed, loose Errors) {
 			if m := unknownAnchor.FindStringSubmatch(problem); m != nil {
 				line = lineOf(content, last, "*"+m[1])
 			}
-			return lost(max(line, last), "not YAML: %s", problem)
+			return lost(max(min(line, lines(content)), last), "not YAML: %s", problem)
 		}
 		p := parseDocument(file, i, &n)
 		last = p.Line
+		if faults += len(p.report.errs); faults > 2*maxFaults {
+			return lost(last, "more than %d errors: the rest of the file was not read", 2*maxFaults)
+		}
 		if p.Document == nil {
 			loose = append(loose, p.report.errs...)
 		} else {
@@ -250,6 +253,11 @@ var yamlError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 
 // grammar begins what the YAML parser, unlike its scanner, complains of; it counts lines from 0.
 var grammar = regexp.MustCompile(`^did not find expected (<|node content|'-' indicator|key|',' or )`)
+
+// lines of a file; the end of its last line is not one more.
+func lines(content []byte) int {
+	return bytes.Count(bytes.TrimSuffix(content, []byte("\n")), []byte("\n")) + 1
+}
 
 var unknownAnchor = regexp.MustCompile(`^unknown anchor '(.+)' referenced$`)
 
