@@ -118,7 +118,8 @@ type Input struct {
 	AllotmentSpent bool `json:"allotmentSpent"`
 	// Ejected: outlier detection or health checks took every canary endpoint out, at some proxy, while stable had some.
 	Ejected bool `json:"ejected"`
-	// Rate is the region's requests per second to the service, all versions, over the last minute.
+	// Rate is the region's requests per second to the service, all versions, over the last minute; negative or NaN when
+	// it is not measured yet, and then no share rises.
 	Rate float64 `json:"rate"`
 }
 

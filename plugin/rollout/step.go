@@ -15,7 +15,7 @@ import (
 // thing that it considers, so that whatever speaks against a canary in the very tick of a step wins; and it raises a share
 // only on evidence that is fresh in this call.
 //
-// It panics on nothing that a caller can hand in: a rollout that is missing, or that names what is missing, goes to zero.
+// A rollout that is missing, or that names what is missing, goes to zero.
 func Step(set *spec.Set, name string, state State, in map[string]Input, now time.Time) (State, []Event) {
 	t := newTurn(state, now)
 	t.state.Rollout = name
