@@ -74,3 +74,30 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 
 // cloneString detaches a name from the request that carried it.
 func cloneString(s string) string { return strings.Clone(s) }
+
+// deltaFrame is a DeltaDiscoveryResponse.
+func deltaFrame(t Type, list []*Resource, removed []string, version, nonce string) frame {
+	tail := appendString(nil, fieldVersion, version)
+	tail = appendString(tail, fieldTypeURL, t.URL())
+	for _, name := range removed {
+		tail = appendString(tail, fieldRemoved, name)
+	}
+	tail = appendString(tail, fieldNonce, nonce)
+	bufs := make(mem.BufferSlice, 0, len(list)+1)
+	for _, r := range list {
+		bufs = append(bufs, r.delta)
+	}
+	return frame{append(bufs, mem.SliceBuffer(tail))}
+}
+
+// sotwFrame is a DiscoveryResponse.
+func sotwFrame(t Type, list []*Resource, version, nonce string) frame {
+	tail := appendString(nil, fieldVersion, version)
+	tail = appendString(tail, fieldTypeURL, t.URL())
+	tail = appendString(tail, fieldNonce, nonce)
+	bufs := make(mem.BufferSlice, 0, len(list)+1)
+	for _, r := range list {
+		bufs = append(bufs, r.sotw)
+	}
+	return frame{append(bufs, mem.SliceBuffer(tail))}
+}

@@ -1,13 +1,22 @@
 package ads
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -60,40 +69,183 @@ type Layer struct {
 // discoveryv3.RegisterAggregatedDiscoveryServiceServer. All methods are safe for concurrent use.
 type Server struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+	cfg    Config
+	log    *slog.Logger
+	start  time.Time // renewals are counted from it, on the monotonic clock
+	queue  *queue
+	wg     sync.WaitGroup
+	count  counters
+	kill   histogram
+	epochs atomic.Int64
+
+	mu      sync.Mutex
+	views   map[string]*view     // guarded by mu
+	proxies map[string]*proxy    // guarded by mu
+	open    map[*stream]struct{} // guarded by mu: every stream that is being handled
+	grace   time.Time            // guarded by mu
+	closed  bool                 // guarded by mu
+}
+
+// proxy is what outlives a proxy's streams, for a while.
+type proxy struct {
+	start   time.Time
+	renewed atomic.Int64 // time since start, 0: never
+
+	streams []*stream   // guarded by the server's mu; oldest first
+	graced  bool        // guarded by the server's mu
+	linger  *time.Timer // guarded by the server's mu; runs while there is no stream
+}
+
+func (p *proxy) renew(now time.Time) { p.renewed.Store(max(1, int64(now.Sub(p.start)))) }
+
+func (p *proxy) lastRenewal() (time.Time, bool) {
+	d := p.renewed.Load()
+	return p.start.Add(time.Duration(d)), d != 0
 }
 
 // New is a server without any view: streams are identified, and wait for their view's first Publish and PublishLayer.
-func New(Config) *Server { return &Server{} }
+// Close it in the end. It panics without Config.Identify.
+func New(cfg Config) *Server {
+	if cfg.Identify == nil {
+		panic("ads: Config.Identify is required")
+	}
+	cfg.Debounce = cmp.Or(cfg.Debounce, 20*time.Millisecond)
+	cfg.GateTimeout = cmp.Or(cfg.GateTimeout, 5*time.Second)
+	cfg.AckTimeout = cmp.Or(cfg.AckTimeout, 30*time.Second)
+	cfg.Linger = cmp.Or(cfg.Linger, 2*time.Minute)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		cfg: cfg, log: cfg.Log, start: time.Now(), queue: newQueue(),
+		views: make(map[string]*view), proxies: make(map[string]*proxy), open: make(map[*stream]struct{}),
+	}
+	for range max(2, runtime.GOMAXPROCS(0)) {
+		s.wg.Go(func() {
+			for {
+				st, l, ok := s.queue.pop()
+				if !ok {
+					return
+				}
+				st.turn(l)
+			}
+		})
+	}
+	return s
+}
+
+// cancelKey is the context key of what ends a stream from the server's side.
+type cancelKey struct{}
 
 // Options are what the grpc.Server that carries this server must be built with; other services may share it.
+//
+// The codec sends shared bytes; the tap lets the server end a stream whose handler is receiving, without a goroutine more
+// for each stream; the small read buffer saves 11 KB a connection, and large messages go past it.
 func (s *Server) Options() []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.ForceServerCodecV2(newCodec())}
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.ReadBufferSize(2 << 10),
+		grpc.InTapHandle(func(ctx context.Context, info *tap.Info) (context.Context, error) {
+			switch info.FullMethodName {
+			case discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResources_FullMethodName,
+				discoveryv3.AggregatedDiscoveryService_StreamAggregatedResources_FullMethodName:
+				ctx, cancel := context.WithCancel(ctx)
+				return context.WithValue(ctx, cancelKey{}, cancel), nil
+			}
+			return ctx, nil
+		}),
+	}
 }
 
 // Publish makes snap what the view serves. It never blocks; streams that are behind skip to the newest. The first publish
 // of a view is never debounced.
-func (s *Server) Publish(view string, snap *Snapshot, urgency Urgency) {}
+func (s *Server) Publish(view string, snap *Snapshot, urgency Urgency) {
+	s.view(view).publish(snap, urgency)
+}
 
 // PublishLayer makes layer the runtime layer of the view, always in the kill lane: at once, ahead of everything queued. A
 // view has one layer; until its first PublishLayer, RTDS requests of its streams wait (so that a restart takes nothing
-// from a proxy), and afterwards any other RTDS name does not exist. Publish a layer, if need be an empty one, for each view.
-func (s *Server) PublishLayer(view string, layer Layer) {}
+// from a proxy), and afterwards any other RTDS name does not exist. Publish a layer, if need be an empty one, for each
+// view. It is an error if the layer has no name, a negative TTL, or values that are not valid UTF-8; nothing changes then.
+func (s *Server) PublishLayer(view string, layer Layer) error {
+	l, err := newLayer(layer, time.Now())
+	if err != nil {
+		return err
+	}
+	s.view(view).publishLayer(l)
+	return nil
+}
 
-// Renew says that these proxies' flushes arrived and were judged: their leases stand for another TTL from now.
-func (s *Server) Renew(proxies ...string) {}
+// Renew says that these proxies' flushes arrived and were judged: their leases stand for another TTL from now. Proxies that
+// are not connected, and were not within Config.Linger, are passed over.
+func (s *Server) Renew(proxies ...string) {
+	now := time.Now()
+	var streams []*stream
+	s.mu.Lock()
+	for _, name := range proxies {
+		if p := s.proxies[name]; p != nil {
+			p.renew(now)
+			streams = append(streams, p.streams...)
+		}
+	}
+	s.mu.Unlock()
+	streams = slices.DeleteFunc(streams, func(st *stream) bool { return !st.renewalDue(now) })
+	if len(streams) > 0 {
+		s.queue.push(routine, streams...)
+	}
+}
 
 // Grace lets every proxy that connects before until count as renewed once, at its first connect: after a planned restart a
 // hand-over then lapses no lease. Call it before serving.
-func (s *Server) Grace(until time.Time) {}
-
-// Proxies is the state of every connected proxy, sorted by name.
-func (s *Server) Proxies() []ProxyStatus { return nil }
-
-// Stats is the counters since New, and the gauges of now.
-func (s *Server) Stats() Stats { return Stats{} }
-
-// Nacks counts, by view, type and version, the proxies that refused a version: newest first.
-func (s *Server) Nacks() []NackCount { return nil }
+func (s *Server) Grace(until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.grace = until
+}
 
 // Close ends all streams with Unavailable, and returns when nothing of the server runs any more.
-func (s *Server) Close() {}
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	streams := slices.Collect(maps.Keys(s.open))
+	for _, v := range s.views {
+		v.close()
+	}
+	for _, p := range s.proxies {
+		if p.linger != nil {
+			p.linger.Stop()
+		}
+	}
+	s.mu.Unlock()
+	for _, st := range streams {
+		st.mu.Lock()
+		st.end(errClosed)
+		st.mu.Unlock()
+	}
+	s.queue.close()
+	s.wg.Wait()
+}
+
+var errClosed = status.Error(codes.Unavailable, "ads: the server is closing")
+
+func (s *Server) view(name string) *view {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.views[name]
+	if v == nil {
+		v = &view{name: name, srv: s, closed: s.closed}
+		s.views[name] = v
+	}
+	return v
+}
+
+// epoch makes the version of an RTDS body new: over streams, and over processes as far as their clocks agree.
+func (s *Server) epoch() int64 {
+	for {
+		last := s.epochs.Load()
+		next := max(last+1, time.Now().UnixMilli())
+		if s.epochs.CompareAndSwap(last, next) {
+			return next
+		}
+	}
+}

@@ -1,6 +1,8 @@
 package ads
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/structpb"
@@ -130,4 +132,84 @@ func (l Latency) Quantile(q float64) time.Duration {
 		}
 	}
 	return l.Max
+}
+
+// Proxies is the state of every connected proxy, sorted by name.
+func (s *Server) Proxies() []ProxyStatus {
+	connected := s.connected()
+	out := make([]ProxyStatus, 0, len(connected))
+	now := time.Now()
+	for _, name := range slices.Sorted(maps.Keys(connected)) {
+		streams := connected[name]
+		p := streams[len(streams)-1].status(now)
+		p.Streams = len(streams)
+		out = append(out, p)
+	}
+	return out
+}
+
+func (st *stream) status(now time.Time) ProxyStatus {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	p := ProxyStatus{
+		Client: st.client, Node: st.agent.node, Transport: st.transport,
+		UserAgent: st.agent.name, UserAgentVersion: st.agent.version,
+		Connected: st.connected, Unserved: slices.Clone(st.unserved),
+		Lease: LeaseNone, LeaseUntil: st.lease.until, Effective: st.lease.effective(now),
+	}
+	if renewed, ok := st.proxy.lastRenewal(); ok {
+		p.Renewed = renewed
+	}
+	if cur := st.view.layer.Load(); cur != nil && cur.TTL > 0 {
+		switch ls := &st.lease; {
+		case ls.lapsed || ls.running() && !now.Before(ls.until):
+			p.Lease = LeaseLapsed
+		case ls.running():
+			p.Lease = LeaseHeld
+		}
+	}
+	pub := st.view.current.Load()
+	for t := range numTypes {
+		p.Types = append(p.Types, st.typeStatus(t, pub, now))
+	}
+	return p
+}
+
+func (st *stream) typeStatus(t Type, pub *published, now time.Time) TypeStatus {
+	w := &st.watches[t]
+	s := TypeStatus{
+		Type: t, Wildcard: w.wild, Names: len(w.names), Sent: w.sent, Acked: w.acked, SentAt: w.sentAt, AckedAt: w.ackedAt,
+		Nack: w.nack, NackSent: w.nackSent, NackedAt: w.nackAt, NacksTotal: w.nacks,
+	}
+	behind := len(w.flight) > 0
+	published := pub != nil
+	if t == Runtime {
+		cur := st.view.layer.Load()
+		published = cur != nil
+		if published && w.wants(cur.Name) {
+			last := st.lease.last
+			s.Intended = cur.live.hash
+			behind = behind || last == nil || !last.layer.same(cur)
+		}
+	} else if published {
+		to := pub.snap.sets[t]
+		s.Intended = to.version
+		if w.asked && w.at != to && t >= Listener && st.urgentGen == pub.urgentGen {
+			s.Held = st.held(t, pub, now)
+		}
+		behind = behind || w.at != to || len(w.gone) > 0
+	}
+	switch {
+	case !w.asked:
+		s.State = Unasked
+	case !published:
+		s.State = Waiting
+	case w.parked:
+		s.State = Nacked
+	case behind:
+		s.State = Stale
+	default:
+		s.State = Synced
+	}
+	return s
 }
