@@ -62,11 +62,13 @@ func (c Config) logThreshold() float64 {
 	return math.Log(2 * float64(c.Regions) * Metrics / c.Alpha)
 }
 
-// Levels of stable's own process. They halt nothing, so they take nothing from the ledger.
+// Levels that halt nothing by themselves, so they take nothing from the ledger.
 const (
-	// suspicion of stable is enough to call a canary that is over its budget an outage: both look bad, and then a halt
-	// is not fair to the canary.
-	suspicion = 10
+	// doubt of stable makes a canary that is over its budget an outage: both look bad.
+	doubt = 10
+	// apart is the evidence of errors against stable at which a canary that is over its budget is halted at once. In a
+	// failure that both arms share alike it is reached with a chance of at most 1 in 100.
+	apart = 100
 	// recovered ends an outage.
 	recovered = 20
 )

@@ -27,8 +27,10 @@ type state struct {
 	// Latency by quantile, and what stable's latencies were.
 	Latency [len(quantiles)]wealth `json:"latency"`
 	Past    past                   `json:"past"`
-	// Outage lasts until Recovery (a logarithm) says otherwise.
+	// Outage lasts until Recovery (a logarithm) says otherwise. Accused: it began with a canary over its budget, and
+	// nothing speaks against stable.
 	Outage   bool    `json:"outage"`
+	Accused  bool    `json:"accused"`
 	Recovery float64 `json:"recovery"`
 	// Halt is the first verdict that halts; Collecting until then.
 	Halt Verdict `json:"halt"`
@@ -67,7 +69,8 @@ func (j *Judge) SetBudget(b float64) error {
 //
 //  1. errors against stable reach their threshold: Worse, whatever stable does;
 //  2. stable by itself is over b: Outage, unless latency shows the canary to be slower: Slower;
-//  3. the average of errors against stable and the canary's errors against b reaches its threshold: OverBudget;
+//  3. the average of errors against stable and the canary's errors against b reaches its threshold: OverBudget when the
+//     arms can be told apart, else Outage until stable shows itself to be well (OverBudget) or over b (Outage);
 //  4. latency against stable reaches its threshold: Slower.
 //
 // It allocates nothing.
@@ -81,15 +84,15 @@ func (j *Judge) Tick(length time.Duration, canary, stable signal.Sample) Verdict
 	s.Canary.move(h)
 	s.Stable.move(h)
 	s.Errors.compare(nc, kc, ns, ks, s.Config.ToleratedRatio, s.Config.ToleratedDifference)
-	// In an outage the canary is not held against its budget, and stable is asked only whether it is well again.
-	if !s.Outage {
+	s.Stable.against(ns, ks, s.Config.Budget)
+	if !s.Outage { // in an outage the canary is not held against its budget
 		s.Canary.against(nc, kc, s.Config.Budget)
-		s.Stable.against(ns, ks, s.Config.Budget)
 	}
 	s.latency(h, length, canary.Latency, stable.Latency)
 
-	l := s.outage(ns, ks, s.logs())
-	v := s.decide(l)
+	l := s.logs()
+	overBudget := s.outage(ns, ks, &l)
+	v := s.decide(l, overBudget)
 	v.CanaryTries, v.CanaryErrors = canary.Tries, canary.Errors
 	v.StableTries, v.StableErrors = stable.Tries, stable.Errors
 	v.Logs = l
@@ -129,54 +132,78 @@ func (s *state) latency(h float64, length time.Duration, canary, stable signal.H
 	s.Past.take(length, stable)
 }
 
-// outage begins when stable's own process says that it is over b, or when both arms look bad; and ends when stable is
-// shown to be well: the hypothesis that it still errs at 2b or more is refuted, 20 to 1, in favour of b/2. That evidence is
-// from the latest fresh start (whenever it falls below 1 it starts again at 1), so that what it was like in the outage is no
-// burden, and silence ends nothing. About 2/b tries without an error do it.
+// outage decides whether one begins or ends, and whether the canary is over its budget while stable is not.
 //
-// Afterwards both budget processes have at most 1: what an outage did to them is forgotten. That gives wealth away, never
+// One begins when stable's own process says that stable is over b. One begins too when the canary is over its budget and it is not known
+// that stable is not: at an even split, or where the canary has most of the traffic, the canary is as likely as stable to be found first in a
+// failure that both share, and then a halt would be unfair. So a halt needs the arms told apart; the way to zero does not wait.
+//
+// It ends when stable is shown to be well: the hypothesis that it errs at 2b or more is refuted, 20 to 1, in favour of b/2.
+// That evidence is from the latest fresh start (whenever it falls below 1 it starts again at 1), so that what it was like in
+// the outage is no burden, and silence ends nothing. About 2/b tries without an error do it. Where nothing speaks
+// against stable, b itself must be refuted (6/b tries), and then it was the canary.
+//
+// Afterwards the budget processes have at most 1: what an outage did to them is forgotten. That gives wealth away, never
 // adds any, so the canary's stays valid over the whole rollout, however many outages there are.
-func (s *state) outage(ns, ks float64, l Logs) Logs {
-	b := s.Config.Budget
+func (s *state) outage(ns, ks float64, l *Logs) (overBudget bool) {
+	doubted := l.Stable >= math.Log(doubt)
+	apart := l.Errors >= math.Log(apart)
 	if !s.Outage {
-		both := l.Budget >= s.Config.logThreshold() && l.Stable >= math.Log(suspicion)
-		s.Outage = both || l.Stable >= s.Config.logOutage()
-		return l
-	}
-	s.Recovery = max(0, s.Recovery+likelihood(ns, ks, b/2, min(2*b, (1+b)/2)))
-	l.Recovery = s.Recovery
-	if s.Recovery < math.Log(recovered) {
-		return l
-	}
-	s.Outage, s.Recovery = false, 0
-	for _, w := range []*wealth{&s.Canary, &s.Stable} {
-		if w.logE() > 0 {
-			*w = fresh(s.Config.Stage > 0)
+		over := l.Budget >= s.Config.logThreshold()
+		switch {
+		case l.Stable >= s.Config.logOutage(), over && doubted:
+			s.Outage = true
+		case over && apart:
+			return true
+		case over:
+			s.Outage, s.Accused = true, true
 		}
+		return false
 	}
-	return s.logs()
+	b := s.Config.Budget
+	ill := min(2*b, (1+b)/2)
+	if s.Accused = s.Accused && !doubted; s.Accused {
+		ill = b
+	}
+	s.Recovery = max(0, s.Recovery+likelihood(ns, ks, b/2, ill))
+	l.Recovery = s.Recovery
+	well := s.Recovery >= math.Log(recovered)
+	if s.Accused && (well || apart) {
+		s.Outage, s.Accused, s.Recovery = false, false, 0
+		return true
+	}
+	if well {
+		s.Outage, s.Recovery = false, 0
+		for _, w := range []*wealth{&s.Canary, &s.Stable} {
+			if w.logE() > 0 {
+				*w = fresh(s.Config.Stage > 0)
+			}
+		}
+		*l = s.logs()
+	}
+	return false
 }
 
-func (s *state) decide(l Logs) Verdict {
+func (s *state) decide(l Logs, overBudget bool) Verdict {
 	at := s.Config.logThreshold()
-	halt := func(f Finding, metric string, logE float64) Verdict {
+	say := func(f Finding, metric string, logE float64) Verdict {
 		return Verdict{Finding: f, Metric: metric, LogE: logE, LogThreshold: at}
 	}
 	switch {
 	case s.Halt.Finding.Halts():
-		return halt(s.Halt.Finding, s.Halt.Metric, s.Halt.LogE)
+		return say(s.Halt.Finding, s.Halt.Metric, s.Halt.LogE)
 	case l.Errors >= at:
-		return halt(Worse, "errors", l.Errors)
-	case s.Outage && l.Latency >= at:
-		return halt(Slower, "latency", l.Latency)
+		return say(Worse, "errors", l.Errors)
+	case overBudget:
+		return say(OverBudget, "budget", max(at, l.Budget)) // it was there when the outage began
+	case l.Latency >= at:
+		return say(Slower, "latency", l.Latency)
+	case s.Accused:
+		return say(Outage, "budget", max(at, l.Budget))
 	case s.Outage:
 		return Verdict{Finding: Outage, Metric: "recovery", LogE: s.Recovery, LogThreshold: math.Log(recovered)}
-	case l.Budget >= at:
-		return halt(OverBudget, "budget", l.Budget)
-	case l.Latency >= at:
-		return halt(Slower, "latency", l.Latency)
 	}
-	v := halt(Collecting, "errors", l.Errors)
+	v := say(Collecting, "errors", l.Errors)
 	if l.Budget > v.LogE {
 		v.Metric, v.LogE = "budget", l.Budget
 	}

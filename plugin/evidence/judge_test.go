@@ -205,8 +205,9 @@ func TestFindings(t *testing.T) {
 		within         int
 	}{
 		{"a fully failing canary", at(2, 2, fast), at(198, 0, fast), Worse, "errors", 2},
-		{"a fully failing canary at an even split", at(4, 4, fast), at(4, 0, fast), OverBudget, "budget", 1},
-		{"a failing canary that is alone", at(20, 20, fast), signal.Sample{}, OverBudget, "budget", 1},
+		{"a failing canary beside some stable", at(3, 3, fast), at(27, 0, fast), OverBudget, "budget", 1},
+		{"a failing canary beside too little stable", at(4, 4, fast), at(4, 0, fast), Outage, "budget", 1},
+		{"a failing canary that is alone", at(20, 20, fast), signal.Sample{}, Outage, "budget", 1},
 		{"a slow canary", at(10, 0, slow), at(990, 0, fast), Slower, "latency", 10},
 		{"a canary just within the factor", at(10, 0, fast+3), at(990, 0, fast), Collecting, "", 2000},
 		{"a shared outage", at(10, 9, fast), at(990, 900, fast), Outage, "recovery", 1},
@@ -228,7 +229,7 @@ func TestFindings(t *testing.T) {
 			if v.CanaryTries != c.canary.Tries || v.StableErrors != c.stable.Errors {
 				t.Errorf("the counts are not in %+v", v)
 			}
-			if (v.LogE >= v.LogThreshold) != v.Finding.Halts() {
+			if (v.LogE >= v.LogThreshold) != (v.Finding.Halts() || v.Metric == "budget") {
 				t.Errorf("the figures do not fit the finding: %+v", v)
 			}
 		})
@@ -249,10 +250,47 @@ func TestWorseWhateverStableDoes(t *testing.T) {
 	}
 }
 
+// A canary that is over its budget where stable has too few tries is taken to zero at once; whose failure it is, stable
+// tells when it has the traffic.
+func TestStableTellsWhoseFailureItWas(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		after signal.Sample
+		want  Finding
+		logs  func(Logs) bool
+	}{
+		{"stable is well", at(50, 0, 60), OverBudget, func(l Logs) bool { return l.Canary > 10 }},
+		{"stable fails too, and recovers", at(50, 25, 60), Collecting, func(l Logs) bool { return l.Canary < 1e-9 && l.Stable < 1e-9 }},
+		{"nobody calls", signal.Sample{}, Outage, func(l Logs) bool { return l.Canary > 10 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			j := made(t, usual)
+			v := j.Tick(time.Second, at(9, 9, 60), signal.Sample{})
+			if v.Finding != Outage || v.Metric != "budget" {
+				t.Fatalf("at once: %+v", v)
+			}
+			for range 3 {
+				v = j.Tick(time.Second, signal.Sample{}, c.after)
+				if v.Finding != Outage {
+					t.Fatalf("before anything is known of stable: %+v", v)
+				}
+			}
+			for range 12 {
+				next := c.after
+				next.Errors = 0
+				v = j.Tick(time.Second, signal.Sample{}, next)
+			}
+			if v.Finding != c.want || !c.logs(v.Logs) {
+				t.Errorf("at last: %+v", v)
+			}
+		})
+	}
+}
+
 func TestAHaltIsFinal(t *testing.T) {
 	j := made(t, usual)
 	var v Verdict
-	for v.Finding == Collecting {
+	for !v.Finding.Halts() {
 		v = j.Tick(time.Second, at(20, 20, 60), at(20, 0, 60))
 	}
 	was := v

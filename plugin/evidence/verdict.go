@@ -15,8 +15,8 @@ const (
 	Slower
 	// OverBudget: the canary errs more than it may spend while stable does not.
 	OverBudget
-	// Outage: stable itself errs more than the objective allows the canary; nobody can tell the canary's part. It lasts
-	// until stable is shown to be well again.
+	// Outage: stable itself errs more than the objective allows the canary, or the canary does and it cannot be told
+	// whether stable does too. It lasts until stable is shown to be well.
 	Outage
 )
 
@@ -50,10 +50,11 @@ func (f Finding) Halts() bool { return f == Worse || f == Slower || f == OverBud
 // Verdict is the finding of one tick with what it stands on. A finding that halts is final: the Judge repeats it.
 type Verdict struct {
 	Finding Finding
-	// Metric that decided, or that is nearest to its threshold: "errors", "budget", "latency"; "recovery" in an outage.
+	// Metric that decided, or that is nearest to its threshold: "errors", "budget", "latency". In an outage
+	// "recovery", but "budget" while the canary is over its own and nothing speaks against stable.
 	Metric string
-	// LogE is the natural logarithm of the evidence against the canary on that metric; it trips at LogThreshold. In an
-	// outage: of the evidence that stable is well again, and the outage ends there.
+	// LogE is the natural logarithm of the evidence against the canary on that metric; it trips at LogThreshold. For
+	// "recovery": of the evidence that stable is well again, and the outage ends there.
 	LogE, LogThreshold float64
 	// Tries and errors of the tick that were compared.
 	CanaryTries, CanaryErrors, StableTries, StableErrors uint64
