@@ -127,8 +127,14 @@ func (p *Process) Signal(s syscall.Signal) error {
 	return nil
 }
 
-// Pause stops the process where it stands (SIGSTOP); Continue lets it go on.
-func (p *Process) Pause() error { return p.Signal(syscall.SIGSTOP) }
+// Pause stops the process where it stands (SIGSTOP) and returns when every thread of it has stopped.
+func (p *Process) Pause() error {
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	awaitStopped(p.pid)
+	return nil
+}
 
 // Continue lets a paused process go on.
 func (p *Process) Continue() error { return p.Signal(syscall.SIGCONT) }

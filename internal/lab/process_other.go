@@ -29,3 +29,6 @@ func guardGroup(group int) (release func()) {
 		_ = input.Close()
 	}
 }
+
+// awaitStopped cannot be told here: the signal stops the process soon.
+func awaitStopped(int) {}
