@@ -8,7 +8,7 @@ import (
 )
 
 // Metrics is M, in how many ways a region can be halted by a test: by errors against stable, by the average of that and
-// the canary's budget, by that budget alone (what plugin/budget's fast loop waits for), and by latency.
+// the canary's budget, by that budget alone (see OverBudgetProven), and by latency.
 const Metrics = 4
 
 // Config is what a Judge is made with.

@@ -103,7 +103,10 @@ func (j *Judge) Tick(length time.Duration, canary, stable signal.Sample) Verdict
 }
 
 func (s *state) logs() Logs {
-	l := Logs{Errors: s.Errors.logE(), Canary: s.Canary.logE(), Stable: s.Stable.logE(), Recovery: s.Recovery}
+	l := Logs{
+		Errors: s.Errors.logE(), Canary: s.Canary.logE(), Stable: s.Stable.logE(),
+		Recovery: s.Recovery, Threshold: s.Config.logThreshold(),
+	}
 	l.Budget = logAdd(l.Errors, l.Canary) - math.Ln2
 	l.Latency = logAdd(logAdd(s.Latency[0].logE(), s.Latency[1].logE()), s.Latency[2].logE()) - math.Log(3)
 	return l
@@ -149,7 +152,7 @@ func (s *state) outage(ns, ks float64, l *Logs) (overBudget bool) {
 	doubted := l.Stable >= math.Log(doubt)
 	apart := l.Errors >= math.Log(apart)
 	if !s.Outage {
-		over := l.Budget >= s.Config.logThreshold()
+		over := l.Budget >= l.Threshold
 		switch {
 		case l.Stable >= s.Config.logOutage(), over && doubted:
 			s.Outage = true
@@ -185,7 +188,7 @@ func (s *state) outage(ns, ks float64, l *Logs) (overBudget bool) {
 }
 
 func (s *state) decide(l Logs, overBudget bool) Verdict {
-	at := s.Config.logThreshold()
+	at := l.Threshold
 	say := func(f Finding, metric string, logE float64) Verdict {
 		return Verdict{Finding: f, Metric: metric, LogE: logE, LogThreshold: at}
 	}

@@ -396,6 +396,30 @@ func TestTauIsOfThePast(t *testing.T) {
 	}
 }
 
+func TestOverBudgetProven(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		canary, stable signal.Sample
+		want           bool
+	}{
+		{"the canary alone", at(3, 3, 60), at(27, 0, 60), true},
+		{"one error", at(1, 1, 60), at(99, 0, 60), false},
+		{"not told apart", at(4, 4, 60), at(4, 0, 60), false},
+		{"both", at(10, 9, 60), at(990, 900, 60), false},
+		{"nothing", signal.Sample{}, signal.Sample{}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			j := made(t, usual)
+			if v := j.Tick(time.Second, c.canary, c.stable); v.OverBudgetProven() != c.want {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+	if (Verdict{}).OverBudgetProven() {
+		t.Error("a verdict that nobody gave")
+	}
+}
+
 func TestErrorsAboveTriesAreTries(t *testing.T) {
 	j := made(t, usual)
 	v := j.Tick(time.Second, at(1, 5, 60), at(100, 0, 60))

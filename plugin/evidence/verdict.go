@@ -1,6 +1,9 @@
 package evidence
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // Finding is what the tests say of a canary so far.
 type Finding uint8
@@ -70,4 +73,14 @@ type Logs struct {
 	Latency float64
 	// Recovery of stable in an outage, else 0.
 	Recovery float64
+	// Threshold at which Errors, Budget, Latency and (see OverBudgetProven) Canary trip.
+	Threshold float64
+}
+
+// OverBudgetProven is the gate of the fast loop over burn rates (plugin/budget): the canary's own budget process reached its
+// threshold, there is no outage, and it is the canary's failure as it must be for OverBudget.
+func (v Verdict) OverBudgetProven() bool {
+	l := v.Logs
+	return v.Finding != Outage && l.Threshold > 0 && l.Canary >= l.Threshold &&
+		l.Errors >= math.Log(apart) && l.Stable < math.Log(doubt)
 }
