@@ -127,7 +127,7 @@ func (p *printer) summary(r Result) {
 		bad += c.Bad()
 	}
 	for _, x := range r.Reactions {
-		say("  reaction   %s %s: %v from its first failure to its last request; %d of its tries failed",
+		say("  reaction   %s %s: %v from its fault to its last request; %d of its tries failed",
 			x.Service, x.Version, x.Took.Round(time.Millisecond), x.Failed)
 	}
 	if bad > 0 {

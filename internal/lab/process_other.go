@@ -14,7 +14,7 @@ func dieWithParent(*syscall.SysProcAttr) {}
 // guardGroup starts a shell that waits for the end of its input, which comes when this process ends however it ends, and
 // then kills the process group.
 func guardGroup(group int) (release func()) {
-	shell := exec.Command("/bin/sh", "-c", "trap '' INT TERM HUP; read _; kill -9 -- -"+strconv.Itoa(group))
+	shell := exec.Command("/bin/sh", "-c", "trap '' INT TERM HUP; read _; kill -9 -"+strconv.Itoa(group))
 	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	input, err := shell.StdinPipe()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -46,10 +47,11 @@ type Transition struct {
 	From, To        RegionStatus
 }
 
-// Reaction is what happened between a version's first failure and the last request that it was sent.
+// Reaction is the time between a version's first failure, or the change that made it slow, and the last request that it
+// was sent. A version that still got requests at the end has none.
 type Reaction struct {
 	Service, Version string
-	// Took is 0 when no request came after the first failure.
+	// Took is 0 when no request came afterwards.
 	Took time.Duration
 	// Tries that failed at the service.
 	Failed uint64
@@ -113,6 +115,11 @@ func Run(ctx context.Context, s *Scenario, cp ControlPlane, out io.Writer) (resu
 
 	stopWatching := r.watch(ctx, rolloutsIn(documents))
 	err = r.timeline(ctx)
+	for _, c := range r.world.sidecars {
+		if !c.envoy.Running() && ctx.Err() == nil {
+			err = errors.Join(err, fmt.Errorf("lab: sidecar %s is gone: %w", c.ID, c.envoy.Err()))
+		}
+	}
 	r.world.stopUsers()
 	stopWatching()
 	r.finish()
@@ -380,15 +387,21 @@ func (r *run) finish() {
 	for a := range r.world.instances {
 		r.result.Services[a.String()] = Total(r.world.of(a, "")...)
 	}
-	done := map[arm]bool{}
-	for _, a := range r.order {
+	var newest time.Time
+	for _, c := range r.result.Services {
+		newest = later(newest, c.LastReceived)
+	}
+	for n, a := range r.order {
 		c := r.result.Services[a.String()]
-		if done[a] || c.FirstBad.IsZero() {
+		from := c.FirstBad
+		if from.IsZero() {
+			from = r.set[a]
+		}
+		// One that still got requests was not taken out, or came back.
+		if slices.Contains(r.order[:n], a) || newest.Sub(c.LastReceived) < 500*time.Millisecond {
 			continue
 		}
-		done[a] = true
-		r.result.Reactions = append(r.result.Reactions,
-			Reaction{a.service, a.version, max(c.LastReceived.Sub(c.FirstBad), 0), c.Bad()})
+		r.result.Reactions = append(r.result.Reactions, Reaction{a.service, a.version, max(c.LastReceived.Sub(from), 0), c.Bad()})
 	}
 	for _, c := range r.world.sidecars {
 		stats, err := c.envoy.Stats(`outlier_detection\.ejections_enforced_total$`)

@@ -310,7 +310,7 @@ timeline:
 - set: {service: cart, version: v2, behavior: {failures: [{kind: status, rate: 1, status: 503}]}}
 - until: rollout.cart-v2.eu.phase == Halted
   within: 5s
-- wait: 200ms
+- wait: 700ms
 - expect: service.cart.v2.reaction < 5s
 - expect: users.status.503 > 0
 - expect: users.failed == 0
