@@ -102,6 +102,7 @@ type got struct {
 	TTL       map[string]time.Duration
 	Heartbeat []string
 	Layer     *structpb.Struct
+	Header    string // of the last route: says which variant it is
 }
 
 func (g got) String() string {
@@ -127,6 +128,8 @@ type peer struct {
 	mu    sync.Mutex
 	inbox []got
 	err   error
+
+	asked []string // endpoints that a model of Envoy asked for
 
 	// state of the world: what a request repeats
 	names    [numTypes][]string
@@ -232,11 +235,12 @@ func (p *peer) take(g *got, r *discoveryv3.Resource) {
 			own = m.GetName()
 		case *routev3.RouteConfiguration:
 			own = m.GetName()
+			g.Header = m.GetInternalOnlyHeaders()[0]
 		case *runtimev3.Runtime:
 			own = m.GetName()
 			g.Layer = m.GetLayer()
 		}
-		if p.transport == Delta && own != name {
+		if p.transport == Delta && canonical(own) != name {
 			p.t.Errorf("resource %q carries %q", name, own)
 		}
 		name = own

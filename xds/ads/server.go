@@ -203,7 +203,8 @@ func (s *Server) Grace(until time.Time) {
 	s.grace = until
 }
 
-// Close ends all streams with Unavailable, and returns when nothing of the server runs any more.
+// Close ends all streams (their clients see Canceled, later ones Unavailable), and returns when nothing of the server runs
+// any more.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.closed = true

@@ -64,7 +64,8 @@ type response struct {
 	sent  sent
 }
 
-// end makes the stream end with err; the handler goroutine returns it. Its mu must be held.
+// end makes the stream end; the handler returns err to gRPC's interceptors, but the client sees Canceled, as gRPC writes that
+// when a receive is cut short. Its mu must be held.
 func (st *stream) end(err error) {
 	if !st.ended {
 		st.ended, st.reason = true, err
@@ -96,12 +97,13 @@ func (st *stream) turn(l lane) {
 	for {
 		st.mu.Lock()
 		now := time.Now()
-		if st.ended || st.sending {
-			st.hurried = st.hurried || l == kill
+		if st.ended || st.overdue(now) {
 			st.mu.Unlock()
 			return
 		}
-		if st.overdue(now) {
+		if st.sending {
+			st.hurried = st.hurried || l == kill
+			st.arm(now) // a send that blocks must not outlive AckTimeout
 			st.mu.Unlock()
 			return
 		}
@@ -122,9 +124,10 @@ func (st *stream) turn(l lane) {
 				waiting += s.size
 			}
 		}
+		st.arm(now)
 		st.mu.Unlock()
 		if waiting > quota {
-			// It may block, so it gets a goroutine of its own; a stream has at most one.
+			// It may block, so it gets a goroutine of its own; a stream has at most one, and AckTimeout ends it.
 			st.srv.wg.Add(1)
 			go func() {
 				defer st.srv.wg.Done()
