@@ -59,6 +59,7 @@ func bootstrapCommand() *cobra.Command {
 	f.StringVar(&tls.Key, "key", "", "file with the certificate's key")
 	f.StringVar(&tls.Server, "server-name", "", "who the control plane must be: a URI (spiffe://…) or a DNS name in its certificate")
 	f.StringVar(&tls.SecretsDir, "secrets-dir", "", "directory to write the proxy's secrets to, so that it follows renewed certificates without a restart")
+	f.IntVar(&o.Port, "port", 0, "port of the listener that applications send to (default 15001, a gateway's 8080)")
 	f.DurationVar(&o.Flush, "flush", 0, "time between two reports of telemetry, from 100ms to 5m (default 1s)")
 	f.StringVar(&o.Admin, "envoy-admin", "", "address of Envoy's own admin interface: a loopback host:port or the path of a socket (default none)")
 	_ = cmd.MarkFlagRequired("region")

@@ -1,0 +1,171 @@
+package app
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/aviary-mesh/aviary/internal/control"
+	aviaryv1 "github.com/aviary-mesh/aviary/proto/aviary/v1"
+	"github.com/aviary-mesh/aviary/xds/ads"
+	"github.com/aviary-mesh/aviary/xds/resource"
+)
+
+// viewOf says what kind of client a node is: what its bootstrap says of itself (metadata "aviary"), and what its
+// extensions and user agent say of what it can do.
+func viewOf(node *corev3.Node, id identity) (resource.View, error) {
+	v := resource.View{Service: id.service, Weights: resource.InRoutes}
+	if strings.HasPrefix(node.GetUserAgentName(), "gRPC") {
+		v.GRPC = true
+		return v, nil
+	}
+	v.Composite = slices.ContainsFunc(node.GetExtensions(), func(e *corev3.Extension) bool { return e.GetName() == "envoy.clusters.composite" })
+	ours := node.GetMetadata().GetFields()["aviary"].GetStructValue().GetFields()
+	if ours["lease"].GetBoolValue() {
+		v.Weights = resource.InLayer
+	}
+	v.Gateway = ours["gateway"].GetBoolValue()
+	port := ours["port"].GetNumberValue()
+	if port != float64(uint16(port)) {
+		return resource.View{}, fmt.Errorf("node.metadata.aviary.port %v is not a port", port)
+	}
+	v.Port = uint32(port)
+	return v, nil
+}
+
+// kind names a kind of client within a region and a service.
+func kind(v resource.View) string {
+	name := "/sidecar"
+	switch {
+	case v.GRPC:
+		return "/grpc"
+	case v.Gateway:
+		name = "/gateway"
+	}
+	if v.Weights == resource.InRoutes {
+		name += "-unleased"
+	}
+	if !v.Composite {
+		name += "-aggregate"
+	}
+	if v.Port != 0 {
+		name += fmt.Sprintf(":%d", v.Port)
+	}
+	return name
+}
+
+// lacks names what a kind of client goes without.
+func lacks(v resource.View) []string {
+	var all []string
+	if v.Weights == resource.InRoutes {
+		all = append(all, "lease") // its weights stay when the control plane is gone
+	}
+	if v.GRPC || !v.Composite {
+		all = append(all, "retry-on-stable")
+	}
+	if v.GRPC {
+		all = append(all, "exact-counts") // it reports loads
+	}
+	return all
+}
+
+// effect says what the proxies of a region acknowledged for the canary of a service.
+func (d *delivery) effect(regionName, service, version string, weight uint32) control.Effect {
+	var e control.Effect
+	for _, p := range d.ads.Proxies() {
+		if p.Region != regionName {
+			continue
+		}
+		has, routes := d.effective(p, service, version)
+		if !routes {
+			continue
+		}
+		if e.Proxies == 0 {
+			e.Min = has
+		}
+		e.Min, e.Max = min(e.Min, has), max(e.Max, has)
+		e.Proxies++
+		if has == weight {
+			e.Acked++
+		}
+	}
+	return e
+}
+
+// effective is the canary's share that a proxy acknowledged; routes is false when the proxy has no route to the service.
+func (d *delivery) effective(p ads.ProxyStatus, service, version string) (has uint32, routes bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := d.regions[p.Region]
+	if r == nil {
+		return 0, false
+	}
+	view, ok := r.views[p.View]
+	if !ok {
+		return 0, false
+	}
+	for _, in := range resource.Intents(r.plan, view) {
+		if in.Service != service {
+			continue
+		}
+		if view.Weights == resource.InLayer {
+			return resource.Weight(p.Effective, service, version), true
+		}
+		for _, t := range p.Types {
+			if t.Type == ads.Route && t.State == ads.Synced {
+				return in.Weight, true
+			}
+		}
+		return 0, true
+	}
+	return 0, false
+}
+
+var syncStates = map[ads.SyncState]aviaryv1.SyncState{
+	ads.Waiting: aviaryv1.SyncState_SYNC_STATE_NOT_SENT,
+	ads.Synced:  aviaryv1.SyncState_SYNC_STATE_SYNCED,
+	ads.Stale:   aviaryv1.SyncState_SYNC_STATE_STALE,
+	ads.Nacked:  aviaryv1.SyncState_SYNC_STATE_NACKED,
+}
+
+var typeNames = map[ads.Type]string{
+	ads.Cluster: "cluster", ads.Endpoint: "endpoint", ads.Listener: "listener", ads.Route: "route", ads.Runtime: "runtime",
+}
+
+// proxies is the state of every connected proxy, for the admin API.
+func (d *delivery) proxies() []*aviaryv1.ProxyStatus {
+	var all []*aviaryv1.ProxyStatus
+	for _, p := range d.ads.Proxies() {
+		out := &aviaryv1.ProxyStatus{
+			Name: p.Proxy, Region: p.Region, Service: p.Service, Transport: string(p.Transport),
+			Agent: p.UserAgent + "/" + p.UserAgentVersion, Connected: timestamppb.New(p.Connected),
+		}
+		d.mu.Lock()
+		if r := d.regions[p.Region]; r != nil {
+			view := r.views[p.View]
+			out.Gateway, out.Lacks = view.Gateway, lacks(view)
+		}
+		d.mu.Unlock()
+		if p.Lease == ads.LeaseHeld {
+			out.LeaseUntil = timestamppb.New(p.LeaseUntil)
+		}
+		for _, t := range p.Types {
+			if t.State == ads.Unasked {
+				continue
+			}
+			status := &aviaryv1.TypeStatus{
+				Type: typeNames[t.Type], State: syncStates[t.State], SentVersion: t.Sent, AckedVersion: t.Acked, Nack: t.Nack,
+			}
+			if !t.NackedAt.IsZero() {
+				status.Nacked = timestamppb.New(t.NackedAt)
+			}
+			out.Types = append(out.Types, status)
+		}
+		slices.SortFunc(out.Types, func(a, b *aviaryv1.TypeStatus) int { return strings.Compare(a.Type, b.Type) })
+		all = append(all, out)
+	}
+	return all
+}

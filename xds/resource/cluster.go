@@ -1,0 +1,185 @@
+package resource
+
+import (
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	aggregatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/aggregate/v3"
+	compositev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/composite/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/aviary-mesh/aviary/plugin/traffic"
+)
+
+const (
+	// connectTimeout is below signal.ConnectLimit, as the counting of connect failures needs it.
+	connectTimeout = 2 * time.Second
+	// tries of a request on the arm: the canary, then stable.
+	tries = 2
+	// defaultRetries is how many rescues may be under way at once when limits do not say.
+	defaultRetries = 10_000
+)
+
+// Clusters returns the clusters of a service for a view: stable, and with a canary its own cluster and the arm.
+func Clusters(in traffic.Intent, v View) []*clusterv3.Cluster {
+	stable := endpointsCluster(in, StableCluster(in.Service, in.Stable.Version), v)
+	stable.OutlierDetection = &clusterv3.OutlierDetection{
+		// A stable version is not ejected for what it answers, only for not answering, and never as a whole.
+		EnforcingConsecutive_5Xx: wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0),
+		ConsecutiveGatewayFailure: wrapperspb.UInt32(5), EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),
+		MaxEjectionPercent: wrapperspb.UInt32(30), BaseEjectionTime: durationpb.New(10 * time.Second),
+	}
+	all := []*clusterv3.Cluster{stable}
+	if in.Canary == nil {
+		return all
+	}
+	canary := endpointsCluster(in, CanaryCluster(in.Service, in.Canary.Version), v)
+	canary.OutlierDetection = &clusterv3.OutlierDetection{
+		Consecutive_5Xx: wrapperspb.UInt32(5), EnforcingConsecutive_5Xx: wrapperspb.UInt32(100), EnforcingSuccessRate: wrapperspb.UInt32(0),
+		Interval: durationpb.New(time.Second), BaseEjectionTime: durationpb.New(30 * time.Second),
+		MaxEjectionPercent: wrapperspb.UInt32(100),
+	}
+	// With every endpoint out the arm must fall through to stable, not panic.
+	canary.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: 0}}
+	if in.HangLimit > 0 && !v.GRPC {
+		// On the canary's cluster, so that a slow healthy stable is not cut.
+		options(canary, in.Protocol, &corev3.HttpProtocolOptions{MaxStreamDuration: durationpb.New(in.HangLimit)})
+	}
+	all = append(all, canary)
+	if !v.GRPC {
+		all = append(all, armCluster(in, v))
+	}
+	return all
+}
+
+func endpointsCluster(in traffic.Intent, name string, v View) *clusterv3.Cluster {
+	c := &clusterv3.Cluster{
+		Name:                 name,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
+		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: overADS()},
+		ConnectTimeout:       durationpb.New(connectTimeout),
+		CircuitBreakers:      breakers(in.Limits, v),
+	}
+	if v.GRPC {
+		c.LrsServer = &corev3.ConfigSource{ConfigSourceSpecifier: &corev3.ConfigSource_Self{Self: &corev3.SelfConfigSource{}}}
+		return c
+	}
+	c.HealthChecks = healthChecks(in)
+	options(c, in.Protocol, nil)
+	return c
+}
+
+// armCluster sends the first try to the canary and the next to stable.
+func armCluster(in traffic.Intent, v View) *clusterv3.Cluster {
+	canary, stable := CanaryCluster(in.Service, in.Canary.Version), StableCluster(in.Service, in.Stable.Version)
+	retries := in.Limits.Retries
+	if retries == 0 {
+		retries = defaultRetries
+	}
+	arm := &clusterv3.Cluster{
+		Name:           ArmCluster(in.Service, in.Canary.Version),
+		LbPolicy:       clusterv3.Cluster_CLUSTER_PROVIDED,
+		ConnectTimeout: durationpb.New(connectTimeout),
+		// Retries are charged to the arm, whose default of three at once would save next to nothing.
+		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+			RetryBudget: &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
+				BudgetPercent: &typev3.Percent{Value: 100}, MinRetryConcurrency: wrapperspb.UInt32(retries),
+			},
+		}}},
+	}
+	var name string
+	var config proto.Message
+	if v.Composite {
+		name = "envoy.clusters.composite"
+		entries := &compositev3.ClusterConfig{Clusters: []*compositev3.ClusterConfig_ClusterEntry{{Name: canary}}}
+		for range tries - 1 {
+			entries.Clusters = append(entries.Clusters, &compositev3.ClusterConfig_ClusterEntry{Name: stable})
+		}
+		config = entries
+	} else {
+		name = "envoy.clusters.aggregate"
+		config = &aggregatev3.ClusterConfig{Clusters: []string{canary, stable}}
+	}
+	arm.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
+		Name: name, TypedConfig: logAny(config),
+	}}
+	return arm
+}
+
+// breakers are the service's limits. No retry is charged to a version's own cluster: what fails on stable is not tried
+// again, and what fails on the canary is charged to the arm.
+func breakers(l traffic.Limits, v View) *clusterv3.CircuitBreakers {
+	t := &clusterv3.CircuitBreakers_Thresholds{
+		MaxConnections: limit(l.Connections), MaxPendingRequests: limit(l.Pending), MaxRequests: limit(l.Requests),
+	}
+	if !v.GRPC {
+		t.MaxRetries = wrapperspb.UInt32(0)
+	}
+	high := proto.CloneOf(t)
+	high.Priority = corev3.RoutingPriority_HIGH
+	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t, high}}
+}
+
+func limit(n uint32) *wrapperspb.UInt32Value {
+	if n == 0 {
+		return nil
+	}
+	return wrapperspb.UInt32(n)
+}
+
+func healthChecks(in traffic.Intent) []*corev3.HealthCheck {
+	h := in.Health
+	if h == nil {
+		return nil
+	}
+	check := &corev3.HealthCheck{
+		Interval: durationpb.New(h.Interval), Timeout: durationpb.New(h.Timeout),
+		// A canary at zero has no traffic, and must be known before it gets some.
+		NoTrafficInterval:  durationpb.New(h.Interval),
+		UnhealthyThreshold: wrapperspb.UInt32(h.UnhealthyAfter), HealthyThreshold: wrapperspb.UInt32(h.HealthyAfter),
+	}
+	switch {
+	case h.Path != "":
+		http := &corev3.HealthCheck_HttpHealthCheck{Path: h.Path}
+		if in.Protocol != traffic.HTTP {
+			http.CodecClientType = typev3.CodecClientType_HTTP2
+		}
+		check.HealthChecker = &corev3.HealthCheck_HttpHealthCheck_{HttpHealthCheck: http}
+	case in.Protocol == traffic.GRPC:
+		check.HealthChecker = &corev3.HealthCheck_GrpcHealthCheck_{GrpcHealthCheck: &corev3.HealthCheck_GrpcHealthCheck{}}
+	default:
+		check.HealthChecker = &corev3.HealthCheck_TcpHealthCheck_{TcpHealthCheck: &corev3.HealthCheck_TcpHealthCheck{}}
+	}
+	return []*corev3.HealthCheck{check}
+}
+
+// options say how a cluster's endpoints speak.
+func options(c *clusterv3.Cluster, p traffic.Protocol, common *corev3.HttpProtocolOptions) {
+	explicit := &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+		ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{},
+	}
+	if p != traffic.HTTP {
+		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
+			Http2ProtocolOptions: &corev3.Http2ProtocolOptions{},
+		}
+	}
+	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{
+		"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": logAny(&httpv3.HttpProtocolOptions{
+			CommonHttpProtocolOptions: common,
+			UpstreamProtocolOptions:   &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
+		}),
+	}
+}
+
+func overADS() *corev3.ConfigSource {
+	return &corev3.ConfigSource{
+		ResourceApiVersion:    corev3.ApiVersion_V3,
+		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+	}
+}
