@@ -76,12 +76,12 @@ func startStatic(t *testing.T, endpoint string, protocol Protocol) (*Envoy, stri
 }
 
 func TestEnvoyStaticPauseStop(t *testing.T) {
-	left, _ := filepath.Glob(filepath.Join(os.TempDir(), "aviary-envoy-*"))
+	temporary := t.TempDir()
+	t.Setenv("TMPDIR", temporary)
 	i := instance(t, HTTP, Behavior{})
 	e, address := startStatic(t, i.Address(), HTTP)
-	now, _ := filepath.Glob(filepath.Join(os.TempDir(), "aviary-envoy-*"))
-	if len(now) > len(left) {
-		t.Errorf("files are left: %v", now)
+	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+		t.Errorf("files are left: %v, %v", left, err)
 	}
 	client := plain(t, HTTP)
 	get := func() error {

@@ -170,6 +170,7 @@ func (f *fakeControl) Start(ctx context.Context) error {
 			body, err := f.ask(http.MethodGet, "/stats?filter=cluster.v2.upstream_rq_5xx")
 			if err == nil && strings.Contains(body, "upstream_rq_5xx:") && !strings.Contains(body, ": 0\n") {
 				f.weigh(0, "Halted", "CanaryWorse")
+				return
 			}
 		}
 	})
