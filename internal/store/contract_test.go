@@ -65,6 +65,7 @@ func serveEtcd(t *testing.T) string {
 	u := url.URL{Scheme: "unix", Path: shortDir(t) + "/etcd.sock"}
 	cfg := embed.NewConfig()
 	cfg.Dir = t.TempDir()
+	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.ListenPeerUrls = nil
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{u}, []url.URL{u}
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())

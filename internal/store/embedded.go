@@ -47,6 +47,8 @@ func OpenEmbedded(ctx context.Context, dir string, o Options) (_ *Store, err err
 	// A member has to be called something; nobody listens there.
 	cfg.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:1"}}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	// Alone, it has nobody to wait for before it elects itself.
+	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.EnableGRPCGateway = false
 	cfg.AutoCompactionMode = embed.CompactorModePeriodic
 	cfg.AutoCompactionRetention = compactAfter

@@ -95,9 +95,9 @@ func (s *Store) SaveState(ctx context.Context, l *Leadership, st State) error {
 	if resp.Succeeded {
 		return nil
 	}
-	for _, r := range resp.Responses {
-		for _, kv := range r.GetResponseRange().Kvs {
-			h, err := decodeHalt(kv.Key, kv.Value)
+	if len(otherwise) > 0 {
+		if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
+			h, err := decodeHalt(kvs[0].Key, kvs[0].Value)
 			if err != nil {
 				return errors.Join(ErrHalted, err)
 			}
