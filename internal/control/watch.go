@@ -3,6 +3,7 @@ package control
 import (
 	"time"
 
+	"github.com/aviary-mesh/aviary/plugin/budget"
 	"github.com/aviary-mesh/aviary/plugin/evidence"
 	"github.com/aviary-mesh/aviary/plugin/policy"
 	"github.com/aviary-mesh/aviary/plugin/rollout"
@@ -18,6 +19,9 @@ type watch struct {
 	Verdict evidence.Verdict `json:"verdict"`
 	Rate    rate             `json:"rate"`
 	At      time.Time        `json:"at"` // of the last tick
+	// Region is the budget of the service in the region, Canary what the canary may spend of it.
+	Region budget.Region `json:"region"`
+	Canary budget.Canary `json:"canary"`
 
 	policy  *spec.Policy // that isError was made for
 	isError func(signal.Class) bool
@@ -41,38 +45,75 @@ func (w *watch) observe(set *spec.Set, here rollout.Region, r *spec.Rollout, flu
 		w.begin(trial, p, len(r.Regions))
 	}
 	var canary, stable signal.Sample
-	var all uint64
+	var all, spent budget.Count
 	for _, f := range flushes {
-		// What began before the last change of weights is not held against either arm.
+		// What began before the last change of weights is not held against either arm, but it is paid for.
 		since := f.At.Add(-f.Span).Sub(here.WeightAt)
 		c, s := armOf(f, r.Service, here.Version), armOf(f, r.Service, here.Stable.Version)
 		canary = canary.Add(c.Sample(w.isError, since))
 		stable = stable.Add(s.Sample(w.isError, since))
+		spent = w.count(spent, c)
 		for _, a := range f.Arms {
 			if a.Service == r.Service {
-				all += tries(a)
+				all = w.count(all, a)
 			}
 		}
 		if c.Endpoints > 0 && c.Healthy == 0 && s.Healthy > 0 {
 			w.input.Ejected = true
 		}
 	}
-	w.Rate.add(all, now)
-	length := now.Sub(w.At)
-	if w.At.IsZero() {
-		length = 0
+	w.Rate.add(all.Requests, now)
+	var length time.Duration
+	if !w.At.IsZero() {
+		length = now.Sub(w.At)
 	}
 	w.At = now
+	rate := w.Rate.perSecond(now)
+	w.spend(p, all, spent, rate, length, now)
+
 	v := w.Judge.Tick(length, canary, stable)
-	// What a tick counted is added up until the engine looks; the finding is the latest.
-	before := w.input.Verdict
+	if v.Finding == evidence.Collecting {
+		if _, fast := w.Canary.Burning(now, length, v.OverBudgetProven()); fast {
+			v.Finding, v.Metric = evidence.OverBudget, "burn"
+		}
+	}
 	w.Verdict = v
+	// What ticks counted is added up until the engine looks; the finding is the latest.
+	before := w.input.Verdict
 	w.input.Verdict = v
 	w.input.Verdict.CanaryTries += before.CanaryTries
 	w.input.Verdict.CanaryErrors += before.CanaryErrors
 	w.input.Verdict.StableTries += before.StableTries
 	w.input.Verdict.StableErrors += before.StableErrors
-	w.input.Trial, w.input.Fresh, w.input.Rate = w.Trial, true, w.Rate.perSecond(now)
+	w.input.Trial, w.input.Fresh, w.input.Rate = w.Trial, true, rate
+	w.input.AllotmentSpent = w.Canary.Spent()
+}
+
+// spend counts what region and canary used of the budget. The rate that the canary is allowed follows what was seen
+// before this tick.
+func (w *watch) spend(p *spec.Policy, all, spent budget.Count, rate float64, length time.Duration, now time.Time) {
+	if o := (budget.Objective{Target: p.Target, Window: p.Window}); w.Region.Objective != o {
+		w.Region = budget.NewRegion(o)
+	}
+	var planned float64
+	if rate > 0 {
+		for _, s := range p.Steps {
+			planned += rate * s.Hold.Seconds() * float64(s.Share) / float64(spec.Whole)
+		}
+	}
+	if err := w.Judge.SetBudget(w.Canary.Rate(planned)); err != nil {
+		panic(err) // budget.Canary keeps it within what the tests take
+	}
+	w.Region.Tick(now, length, all)
+	w.Canary.Allot(w.Region.At(now), p.BudgetShare)
+	w.Canary.Tick(now, spent)
+}
+
+func (w *watch) count(c budget.Count, a signal.Arm) budget.Count {
+	s := a.Sample(w.isError, signal.Always)
+	c.Requests += s.Tries
+	c.Errors += s.Errors
+	return c
 }
 
 // begin starts the evidence anew: another build, or another attempt.
@@ -90,6 +131,7 @@ func (w *watch) begin(trial rollout.Trial, p *spec.Policy, regions int) {
 		panic(err) // a validated policy has no value that the tests refuse
 	}
 	w.Trial, w.Judge, w.Judged, w.input = trial, judge, true, rollout.Input{}
+	w.Canary = budget.NewCanary(budget.Objective{Target: p.Target, Window: p.Window})
 }
 
 func armOf(f signal.Flush, service, version string) signal.Arm {
@@ -99,12 +141,4 @@ func armOf(f signal.Flush, service, version string) signal.Arm {
 		}
 	}
 	return signal.Arm{}
-}
-
-func tries(a signal.Arm) uint64 {
-	var n uint64
-	for _, o := range a.Outcomes {
-		n += o.Tries
-	}
-	return n
 }
