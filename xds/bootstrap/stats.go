@@ -16,11 +16,13 @@ const (
 	cutMilliseconds = "aviary.cut_ms"
 )
 
-// clusterStats are the statistics of a cluster that telemetry reads; see the table in xds/telemetry.
+// clusterStats are the statistics of a service's cluster that telemetry reads (see the table in xds/telemetry), and the
+// overflows that tell an operator which limit is too low.
 var clusterStats = []string{
 	"upstream_rq_active",
 	"upstream_rq_pending_overflow",
 	"upstream_rq_active_overflow",
+	"upstream_rq_max_duration_reached",
 	"upstream_rq_retry_overflow",
 	"upstream_cx_overflow",
 	"upstream_cx_connect_fail",

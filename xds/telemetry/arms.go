@@ -15,8 +15,8 @@ type arms struct {
 type arm struct {
 	signal.Arm
 	tried map[signal.Class]*tried
-	// seen by the cluster's counters, tries that are in outcomes among them.
-	overflows, connectFailures uint64
+	// unmatched is how many connections failed in the flush, less the tries that did for it.
+	unmatched int64
 }
 
 type tried struct {
@@ -50,10 +50,10 @@ func (a *arms) add(k key, n uint64) {
 	}
 	arm := a.get(k.arm())
 	switch k.kind {
-	case overflows, activeOverflows:
-		arm.overflows += n
+	case overflows:
+		arm.Overflows += n
 	case connectFailures:
-		arm.connectFailures += n
+		arm.unmatched += int64(n)
 	case ejections:
 		arm.Ejections += n
 	}
@@ -129,6 +129,7 @@ func (a *arm) explain(cause string, n uint64) uint64 {
 		if from.n -= move; from.n == 0 {
 			delete(a.tried, c)
 		}
+		from.latency, _ = thin(from.latency, min(from.n, from.latency.Total()))
 		c.Flags = cause
 		to := a.class(c)
 		to.n += move
@@ -162,8 +163,6 @@ func (a *arms) sorted() []signal.Arm {
 	out := make([]signal.Arm, 0, len(a.of))
 	for _, arm := range a.of {
 		done := arm.Arm
-		done.Overflows = arm.overflows - min(arm.overflows, arm.flagged("UO"))
-		done.ConnectFailures = arm.connectFailures - min(arm.connectFailures, arm.flagged("UF"))
 		for c, t := range arm.tried {
 			done.Outcomes = append(done.Outcomes, signal.Outcome{Class: c, Tries: t.n, Latency: t.latency})
 		}
@@ -176,12 +175,26 @@ func (a *arms) sorted() []signal.Arm {
 	return out
 }
 
-// flagged counts the tries that carry one of Envoy's flags.
-func (a *arm) flagged(flag string) (n uint64) {
-	for c, t := range a.tried {
-		if hasFlag(c.Flags, flag) {
-			n += t.n
+// connections gives the failed connections that no try explains, and returns the balances that wait for the next flush: a
+// connection's failure and its try's are counted one after the other, with a flush in between at times. Several tries may
+// fail for one connection.
+func (a *arms) connections(before map[armKey]int64) map[armKey]int64 {
+	next := map[armKey]int64{}
+	for k, held := range before {
+		arm := a.get(k)
+		if both := min(abs(held), abs(arm.unmatched)); held > 0 && arm.unmatched < 0 {
+			held, arm.unmatched = held-both, arm.unmatched+both
+		} else if held < 0 && arm.unmatched > 0 {
+			held, arm.unmatched = held+both, arm.unmatched-both
+		}
+		arm.ConnectFailures = uint64(max(held, 0))
+	}
+	for k, arm := range a.of {
+		if arm.unmatched != 0 {
+			next[k] = arm.unmatched
 		}
 	}
-	return n
+	return next
 }
+
+func abs(n int64) int64 { return max(n, -n) }

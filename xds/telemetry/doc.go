@@ -7,11 +7,13 @@
 //	Outcome.Latency        aviary.try_us (answers read to their end, µs) and aviary.cut_ms (all other tries, whole ms)
 //	its flags UT, SI, DT,  aviary.cut_requests of the request's log (RequestLog), given to tries that have neither an
 //	DC, DR, DPE            answer to its end nor a flag of their own
+//	and UMSDR              upstream_rq_max_duration_reached of the version's cluster, likewise: a hang
 //	InProgress             cluster.<service>/{stable,canary,arm}/<version>.upstream_rq_active
 //	Endpoints, Healthy     membership_total, membership_healthy of the same clusters, but never of an arm
 //	Ejected, Ejections     outlier_detection.ejections_active, .ejections_enforced_total
-//	Overflows              upstream_rq_pending_overflow + upstream_rq_active_overflow, less the tries with the flag UO
-//	ConnectFailures        upstream_cx_connect_fail, less the tries with the flag UF
+//	Overflows              upstream_rq_pending_overflow: such a try has no endpoint, and so no version in its log. One
+//	                       over the limit of requests (upstream_rq_active_overflow) has: it is an outcome with flag UO
+//	ConnectFailures        upstream_cx_connect_fail beyond the tries with the flag UF, a flush later
 //
 // For proxies without our listeners (proxyless gRPC) LRS gives tries that went well, tries that failed and tries in
 // progress, and no more: see LoadOK, LoadError and LoadRefused. A proxy that has our access logs is never counted by both.

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"testing"
@@ -128,13 +129,41 @@ func (s *stream) send(families ...*dto.MetricFamily) signal.Flush {
 
 func (s *stream) raw(families ...*dto.MetricFamily) {
 	s.w.t.Helper()
-	m := &metricsv3.StreamMetricsMessage{EnvoyMetrics: families}
+	m := &metricsv3.StreamMetricsMessage{EnvoyMetrics: withLatencies(families)}
 	if s.node != nil {
 		m.Identifier, s.node = &metricsv3.StreamMetricsMessage_Identifier{Node: s.node}, nil
 	}
 	if err := s.grpc.Send(m); err != nil {
 		s.w.t.Fatal(err)
 	}
+}
+
+// withLatencies adds the histograms of the counters that have none: then no try waits for its latency.
+func withLatencies(families []*dto.MetricFamily) []*dto.MetricFamily {
+	text := func(m *dto.Metric) string { return fmt.Sprint(m.Label) }
+	has := map[string]bool{}
+	for _, f := range families {
+		if f.GetName() == "aviary.try_us" || f.GetName() == "aviary.cut_ms" {
+			has[text(f.Metric[0])] = true
+		}
+	}
+	for _, f := range families {
+		if f.GetName() != "aviary.tries" {
+			continue
+		}
+		for _, m := range f.Metric {
+			name := "aviary.try_us"
+			if label(m, "status") == "0" {
+				name = "aviary.cut_ms"
+			}
+			if n, ok := count(m.Counter.GetValue()); ok && !has[text(m)] {
+				families = append(families, &dto.MetricFamily{Name: &name, Metric: []*dto.Metric{{
+					Label: m.Label, TimestampMs: m.TimestampMs, Histogram: &dto.Histogram{SampleCount: &n},
+				}}})
+			}
+		}
+	}
+	return families
 }
 
 // at sets the time of a flush, in seconds, on its metrics.

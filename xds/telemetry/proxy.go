@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -31,9 +32,12 @@ type proxy struct {
 	generation uint64
 	series     map[key]*series
 	// held are tries without an answer or a flag, whose request's log, which says why, may be in the next flush; late are
-	// requests that were cut and whose try was not in the flush yet. Both wait for one flush.
+	// requests that were cut and whose try was not in the flush yet, by the flushes that they waited: a try may have come
+	// after its request and then have waited for its latency.
 	held []heldTries
-	late map[cutKey]uint64
+	late [2]map[cutKey]uint64
+	// connections failed and have no try yet, or the other way round (negative); it waits for one flush.
+	connections map[armKey]int64
 	// counted is when access logs of tries came last: LRS must not count them again.
 	counted time.Time
 }
@@ -42,10 +46,8 @@ type proxy struct {
 type series struct {
 	total      uint64
 	generation uint64
-	// owed are tries that were given without their latency, as its histogram is taken a moment before the counter; left
-	// are latencies of such tries, which came a flush later and had no room.
-	owed uint64
-	left signal.Histogram
+	// waiting are tries whose latency is due in the next flush: Envoy takes histograms a moment before counters.
+	waiting uint64
 }
 
 // flush takes one message in and hands on what it says.
@@ -64,7 +66,9 @@ func (p *proxy) flush(s *Server, stream uint64, families []*dto.MetricFamily) er
 		return nil
 	}
 	now := s.config.Now()
-	span, known := p.begin(stream, now, &sample)
+	fresh := stream != p.stream
+	span, known := p.begin(fresh, now, &sample)
+	p.stream = stream
 	if !known {
 		s.config.Log.Debug("telemetry starts anew", "proxy", p.who.ID)
 	}
@@ -72,7 +76,7 @@ func (p *proxy) flush(s *Server, stream uint64, families []*dto.MetricFamily) er
 	for k, g := range sample.gauges {
 		arms.gauges(k, g)
 	}
-	p.count(&sample, arms, known)
+	p.count(&sample, arms, known, fresh)
 	s.config.Sink(signal.Flush{
 		Proxy: p.who.ID, Region: p.who.Region, Service: p.who.Service, At: now, Span: span, Arms: arms.sorted(),
 	})
@@ -81,18 +85,15 @@ func (p *proxy) flush(s *Server, stream uint64, families []*dto.MetricFamily) er
 
 // begin finds out what the message can be compared with. known: the counters continue those that are kept, and span is the
 // time since. If not, the message is a new beginning: nothing is known of what the proxy did before it.
-func (p *proxy) begin(stream uint64, now time.Time, m *sample) (span time.Duration, known bool) {
-	fresh := stream != p.stream
+func (p *proxy) begin(fresh bool, now time.Time, m *sample) (span time.Duration, known bool) {
 	known = !p.at.IsZero()
 	if known && fresh {
 		known = now.Sub(p.at) <= catchUpLimit && !p.restarted(m)
-		for _, c := range p.series {
-			c.owed, c.left = 0, nil // what happened in between has no histogram
-		}
-		p.late = nil
+		clear(p.late[:])
 	}
 	if !known {
-		p.series, p.late, p.held = map[key]*series{}, nil, nil
+		p.series, p.held, p.connections = map[key]*series{}, nil, nil
+		clear(p.late[:])
 	} else {
 		// Two messages of one flush, or one that came twice, must not look like two flushes at one time.
 		span = max(now.Sub(p.at), 1)
@@ -106,7 +107,7 @@ func (p *proxy) begin(stream uint64, now time.Time, m *sample) (span time.Durati
 		}
 		p.generation++
 	}
-	p.stream, p.at = stream, now
+	p.at = now
 	if m.stamp != 0 || fresh {
 		p.stamp = m.stamp
 	}
@@ -144,24 +145,30 @@ func (p *proxy) fell(m *sample) bool {
 	return false
 }
 
-// count turns totals into differences and puts them into arms; with nothing to compare with it only keeps them.
-func (p *proxy) count(m *sample, arms *arms, known bool) {
+// count turns totals into differences and puts them into arms; with nothing to compare with it only keeps them. fresh: the
+// message is the first of its stream.
+func (p *proxy) count(m *sample, arms *arms, known, fresh bool) {
 	ended := map[cutKey]uint64{}
 	for k, n := range m.counters {
 		if k.kind == tries {
 			p.counted = p.at
 		}
-		d, fresh := p.step(k, n)
-		if !fresh || !known {
+		d, first := p.step(k, n)
+		if !first || !known {
 			continue
 		}
 		switch k.kind {
 		case tries:
-			p.outcome(m, k, d, arms)
+			if hasFlag(k.class.Flags, "UF") && d > 0 {
+				arms.get(k.arm()).unmatched -= int64(d)
+			}
+			p.outcome(m, k, d, fresh, arms)
 		case cutRequests:
 			if c := cause(k.class.Flags); c != "" && d > 0 {
 				ended[cutKey{k.arm(), c}] += d
 			}
+		case hangs:
+			ended[cutKey{k.arm(), hang}] += d
 		default:
 			arms.add(k, d)
 		}
@@ -169,10 +176,11 @@ func (p *proxy) count(m *sample, arms *arms, known bool) {
 	if !known {
 		return
 	}
-	late := p.late
-	p.late = map[cutKey]uint64{}
-	for k, n := range late {
-		ended[k] += n
+	arrived := maps.Clone(ended)
+	for _, late := range p.late {
+		for k, n := range late {
+			ended[k] += n
+		}
 	}
 	for _, h := range p.held {
 		arms.heldBack(h)
@@ -183,17 +191,24 @@ func (p *proxy) count(m *sample, arms *arms, known bool) {
 			ended[k] = of.explain(c, ended[k])
 		}
 	}
+	before := p.late[0]
+	p.late = [2]map[cutKey]uint64{{}, {}}
 	for k, n := range ended {
-		// One that waited already ended between two tries, or after the whole answer was read: it explains none.
-		if n -= min(n, late[k]); n > 0 {
-			p.late[k] = n
+		// The newest wait longest. One that waited twice ended between two tries, or after the whole answer: it explains none.
+		if newest := min(n, arrived[k]); newest > 0 {
+			p.late[0][k] = newest
+			n -= newest
+		}
+		if older := min(n, before[k]); older > 0 {
+			p.late[1][k] = older
 		}
 	}
 	p.held = arms.hold()
+	p.connections = arms.connections(p.connections)
 }
 
-// step keeps a total and gives the difference to the one before; fresh is false for one that this flush gave already.
-func (p *proxy) step(k key, n uint64) (d uint64, fresh bool) {
+// step keeps a total and gives the difference to the one before; first is false for one that this flush gave already.
+func (p *proxy) step(k key, n uint64) (d uint64, first bool) {
 	c := p.series[k]
 	switch {
 	case c == nil:
@@ -214,18 +229,21 @@ func (p *proxy) step(k key, n uint64) (d uint64, fresh bool) {
 	return d, true
 }
 
-// outcome adds d tries of one class, with as many of their latencies as are known.
-func (p *proxy) outcome(m *sample, k key, d uint64, arms *arms) {
+// outcome adds the tries of one class whose latencies came, and those that waited for theirs in vain. all: nobody waits, as
+// histograms were lost.
+func (p *proxy) outcome(m *sample, k key, d uint64, all bool, arms *arms) {
 	c := p.series[k]
 	cut := m.cut[k]
-	latency := merge(merge(c.left, m.answered[k]), cut)
-	if d == 0 {
-		// Latencies of tries that were counted a flush ago, if there are any; they wait for one more.
-		c.left, _ = thin(latency, min(c.owed, latency.Total()-c.left.Total()))
+	latency := merge(m.answered[k], cut)
+	due := c.waiting + d
+	given := max(c.waiting, min(due, latency.Total()))
+	if all {
+		given = due
+	}
+	c.waiting = due - given
+	if given == 0 {
 		return
 	}
-	given, left := thin(latency, min(d, latency.Total()))
-	c.owed += d - given.Total()
-	c.left, _ = thin(left, min(c.owed, left.Total()))
-	arms.outcome(k, d, given, cut)
+	latency, _ = thin(latency, min(given, latency.Total()))
+	arms.outcome(k, given, latency, cut)
 }

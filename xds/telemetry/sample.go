@@ -17,9 +17,9 @@ const (
 	tries kind = iota + 1
 	cutRequests
 	overflows
-	activeOverflows
 	connectFailures
 	ejections
+	hangs
 )
 
 // key names one counter of a proxy.
@@ -132,8 +132,8 @@ func (s *sample) addCluster(stat string, m *dto.Metric) bool {
 	switch stat {
 	case "upstream_rq_pending_overflow":
 		of = overflows
-	case "upstream_rq_active_overflow":
-		of = activeOverflows
+	case "upstream_rq_max_duration_reached":
+		of = hangs
 	case "upstream_cx_connect_fail":
 		of = connectFailures
 	case "outlier_detection.ejections_enforced_total":
@@ -240,8 +240,11 @@ func number(s string, none int) (int, bool) {
 	return n, err == nil && n >= 0 && n <= math.MaxInt32
 }
 
-// causes of an end that a try's own log does not show, as Envoy's flags: timeouts before callers that left.
-var causes = []string{"UT", "SI", "DT", "DC", "DR", "DPE"}
+// hang is Envoy's flag for a try that reached its cluster's max_stream_duration, which the try's own log lacks.
+const hang = "UMSDR"
+
+// causes of an end that a try's own log does not show, as Envoy's flags: limits of time before callers that left.
+var causes = []string{"UT", "SI", "DT", hang, "DC", "DR", "DPE"}
 
 // cause is the flag that says why a request was cut; "" when none does.
 func cause(flags string) string {
