@@ -25,7 +25,7 @@ func TestRegionBudget(t *testing.T) {
 		every         time.Duration
 		allowed, left float64
 	}{
-		{"ten seconds of a rate of one", 1, 0, 10, time.Second, 2592, 2592},
+		{"two minutes of a rate of one", 1, 0, 120, time.Second, 2592, 2592},
 		{"ten seconds of a high rate", 100_000, 50, 10, time.Second, 2.592e8, 2.592e8 - 500},
 		{"an hour", 100, 1, 360, 10 * time.Second, 259_200, 258_840},
 		{"a whole window", 1, 0, 30 * 24, time.Hour, 0.72, 0.72},
@@ -59,9 +59,19 @@ func TestRegionKnowsNothingBeforeItSaw(t *testing.T) {
 	if b := r.At(start); b.Known {
 		t.Errorf("nobody called: %+v", b)
 	}
-	r.Tick(start, time.Second, Count{1, 0})
-	if b := r.At(start); !b.Known {
-		t.Error("somebody called")
+	r.Tick(start, time.Second, Count{99, 0})
+	if b := r.At(start); b.Known {
+		t.Errorf("a few called: %+v", b)
+	}
+	r.Tick(start.Add(time.Second), time.Second, Count{1, 0})
+	if b := r.At(start.Add(time.Second)); !b.Known || !near(b.Allowed, 50*0.001*month.Window.Seconds(), 1e-6) {
+		t.Errorf("a hundred in two seconds: %+v", b)
+	}
+	r = NewRegion(month)
+	r.Tick(start, 0, Count{1_000_000, 5})
+	r.Tick(start.Add(time.Second), time.Second, Count{100, 0})
+	if b := r.At(start.Add(time.Second)); b.Requests != 100 || b.Errors != 0 {
+		t.Errorf("what came before the first length: %+v", b)
 	}
 }
 
@@ -93,7 +103,7 @@ func TestRegionAgainstAList(t *testing.T) {
 		now := start
 		for range rapid.IntRange(1, 60).Draw(t, "ticks") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 40_000).Draw(t, "ms")) * time.Millisecond)
-			c := Count{rapid.Uint64Range(0, 9).Draw(t, "requests"), rapid.Uint64Range(0, 3).Draw(t, "errors")}
+			c := Count{rapid.Uint64Range(0, 99).Draw(t, "requests"), rapid.Uint64Range(0, 3).Draw(t, "errors")}
 			r.Tick(now, time.Second, c)
 			list = append(list, seen{now.Unix(), c})
 			var want Count
@@ -102,7 +112,7 @@ func TestRegionAgainstAList(t *testing.T) {
 					want.add(s.Count)
 				}
 			}
-			if got := r.At(now); got.Known != (want.Requests > 0) || got.Known && got.Count != want {
+			if got := r.At(now); got.Known != (want.Requests >= knownFrom) || got.Known && got.Count != want {
 				t.Fatalf("got %+v, want %+v", got, want)
 			}
 		}

@@ -44,11 +44,15 @@ type Region struct {
 // NewRegion returns a Region that saw nothing.
 func NewRegion(o Objective) Region { return Region{Objective: o} }
 
-// Tick adds what arrived at now and took length. A time before an earlier tick's counts as that one's.
+// Tick adds what arrived at now and took length. A time before an earlier tick's counts as that one's. Of a first tick
+// without a length nothing is counted, as nobody knows how long that took to come.
 func (r *Region) Tick(now time.Time, length time.Duration, c Count) {
 	slot := now.UnixNano() / r.slot()
 	if r.Since.IsZero() {
 		r.Since, r.Newest = now.Add(-max(0, length)), slot
+		if length <= 0 {
+			return
+		}
 	}
 	forward(r.Slots[:], &r.Newest, slot)
 	r.Slots[r.Newest%regionSlots].add(c)
@@ -65,9 +69,12 @@ func forward(slots []Count, newest *int64, slot int64) {
 	*newest = max(*newest, slot)
 }
 
+// knownFrom is how many requests make a rate: a tenth of it may be chance.
+const knownFrom = 100
+
 // Budget is a region's error budget at one time, in errors.
 type Budget struct {
-	// Known is false while nothing was seen; then the rest is zero.
+	// Known is false while fewer than 100 requests were seen; then the rest is zero.
 	Known bool `json:"known"`
 	// Observed is how much of the window was seen.
 	Observed time.Duration `json:"observed"`
@@ -94,7 +101,7 @@ func (r Region) At(now time.Time) Budget {
 	for _, c := range r.Slots {
 		b.add(c)
 	}
-	if r.Since.IsZero() || observed <= 0 || b.Requests == 0 {
+	if r.Since.IsZero() || observed <= 0 || b.Requests < knownFrom {
 		return Budget{}
 	}
 	b.Known, b.Observed = true, min(r.Objective.Window, observed)
