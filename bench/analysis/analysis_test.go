@@ -44,6 +44,16 @@ func TestFalseAlarms(t *testing.T) {
 	}
 }
 
+func TestAShrinkingCanaryIsNotBlamedForItsPast(t *testing.T) {
+	table := shrinks()
+	if wrong := table.alarms[0].count(20); wrong < 5 {
+		t.Errorf("%s: %d of 20; the run shows nothing", table.alarms[0].name, wrong)
+	}
+	if wrong := table.alarms[1].count(100); wrong > 0 {
+		t.Errorf("%s: %d of 100", table.alarms[1].name, wrong)
+	}
+}
+
 func TestASharedOutageIsNotAVerdict(t *testing.T) {
 	for _, split := range [][2]int{{1, 99}, {10, 90}, {50, 50}, {90, 10}} {
 		for i := range 50 {

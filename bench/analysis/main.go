@@ -23,7 +23,7 @@ func main() {
 	for _, t := range figures() {
 		t.print(os.Stdout, *part)
 	}
-	for _, t := range alarms(3600) {
+	for _, t := range append(alarms(3600), shrinks()) {
 		t.print(os.Stdout, *part)
 	}
 	printOutages(os.Stdout, 2000/(*part))
