@@ -99,12 +99,11 @@ func (t *try) http() {
 	}
 }
 
-// write sends a body and counts the outcome, if the caller is still there to take it.
+// write sends a body and counts the outcome, if the caller is still there to take it. A caller who leaves as soon as it
+// has everything may be gone before Write returns.
 func (t *try) write(body []byte, outcome string) {
-	if _, err := t.w.Write(body); err != nil {
-		return
-	}
-	if t.r.Context().Err() == nil {
+	there := t.r.Context().Err() == nil
+	if _, err := t.w.Write(body); err == nil && there {
 		t.outcome = outcome
 	}
 }

@@ -84,6 +84,7 @@ func TestEnvoyStaticPauseStop(t *testing.T) {
 		t.Errorf("files are left: %v, %v", left, err)
 	}
 	client := plain(t, HTTP)
+	client.Timeout = time.Second
 	get := func() error {
 		req, err := http.NewRequest(http.MethodGet, "http://"+address, nil)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 )
@@ -257,13 +258,21 @@ func (r *run) lapses() {
 		return
 	}
 	r.down = false
+	counts := map[arm]Counts{}
+	var newest time.Time
 	for a := range r.world.instances {
-		last := Total(r.world.of(a, "")...).LastReceived
-		if last.After(r.gone) && time.Since(last) > 500*time.Millisecond {
+		counts[a] = Total(r.world.of(a, "")...)
+		newest = later(newest, counts[a].LastReceived)
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(counts), compareArms) {
+		if last := counts[a].LastReceived; last.After(r.gone) && newest.Sub(last) > quiet {
 			r.result.Lapses = append(r.result.Lapses, Lapse{a.service, a.version, last.Sub(r.gone)})
 		}
 	}
 }
+
+// quiet is how long others must have got requests when a version got none, for it to count as taken out.
+const quiet = 500 * time.Millisecond
 
 // check waits for an expectation and records it.
 func (r *run) check(ctx context.Context, step *Step) bool {
@@ -398,7 +407,7 @@ func (r *run) finish() {
 			from = r.set[a]
 		}
 		// One that still got requests was not taken out, or came back.
-		if slices.Contains(r.order[:n], a) || newest.Sub(c.LastReceived) < 500*time.Millisecond {
+		if slices.Contains(r.order[:n], a) || newest.Sub(c.LastReceived) <= quiet {
 			continue
 		}
 		r.result.Reactions = append(r.result.Reactions, Reaction{a.service, a.version, max(c.LastReceived.Sub(from), 0), c.Bad()})

@@ -294,7 +294,7 @@ timeline:
   within: 10s
 - say: the control plane dies
 - controlPlane: kill
-- until: service.cart.v2.idle >= 600ms
+- until: service.cart.v2.idle >= 1200ms
   within: 10s
 - expect: service.cart.v2.outlived < 5s
 - mark: alone
@@ -311,7 +311,7 @@ timeline:
 - set: {service: cart, version: v2, behavior: {failures: [{kind: status, rate: 1, status: 503}]}}
 - until: rollout.cart-v2.eu.phase == Halted
   within: 5s
-- wait: 700ms
+- wait: 1500ms
 - expect: service.cart.v2.reaction < 5s
 - expect: users.status.503 > 0
 - expect: users.failed == 0

@@ -49,7 +49,7 @@ func plain(t *testing.T, p Protocol) *http.Client {
 	protocols.SetUnencryptedHTTP2(p == HTTP2)
 	transport := &http.Transport{Protocols: protocols, DisableKeepAlives: true}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: 300 * time.Millisecond}
+	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
 }
 
 // eventually polls until ok holds.
@@ -106,7 +106,7 @@ func TestHTTPFaults(t *testing.T) {
 					t.Errorf("got %d %v", code, err)
 				}
 			}},
-		{"latency over the client's patience", Behavior{Latency: Latency{Median: time.Second, Multiplier: 3}}, "gone", false,
+		{"latency over the client's patience", Behavior{Latency: Latency{Median: time.Second, Multiplier: 60}}, "gone", false,
 			func(t *testing.T, _ string, _ int, err error) {
 				if err == nil {
 					t.Error("got an answer in time")
@@ -132,7 +132,11 @@ func TestHTTPFaults(t *testing.T) {
 				var body []byte
 				code := 0
 				begin := time.Now()
-				resp, err := plain(t, protocol).Get("http://" + i.Address() + "/")
+				client := plain(t, protocol)
+				if c.outcome == OutcomeHang || c.outcome == OutcomeGone {
+					client.Timeout = 300 * time.Millisecond
+				}
+				resp, err := client.Get("http://" + i.Address() + "/")
 				if err == nil {
 					code = resp.StatusCode
 					if v := resp.Header.Get("x-version"); v != "v1" {
@@ -272,7 +276,11 @@ func TestGRPCFaults(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			i := instance(t, GRPC, c.behavior)
 			conn := dialGRPC(t, i.Address())
-			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			timeout := 20 * time.Second
+			if c.outcome == OutcomeHang {
+				timeout = 300 * time.Millisecond
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			defer cancel()
 			var header, trailer metadata.MD
 			answer := new(wrapperspb.BytesValue)
