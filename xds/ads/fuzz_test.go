@@ -22,7 +22,7 @@ func fuzzStream(s *Server, transport Transport) *stream {
 
 // drive feeds requests and checks that each answer decodes, and that no type has more unanswered responses than allowed.
 func drive[M proto.Message](t *testing.T, transport Transport, data []byte, blank func() M, request func(*stream, M) error, answer func() proto.Message) {
-	s := New(Config{Identify: byNode, Debounce: -1})
+	s := newServer(Config{Identify: byNode, Debounce: -1})
 	defer s.Close()
 	s.Publish("v", snap("cds:a", "cds:b", "eds:a", "lds:l", "rds:r"), Routine)
 	if err := s.PublishLayer("v", layerOf(time.Second, map[string]any{"k": 1})); err != nil {

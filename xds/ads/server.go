@@ -106,6 +106,25 @@ func (p *proxy) lastRenewal() (time.Time, bool) {
 // New is a server without any view: streams are identified, and wait for their view's first Publish and PublishLayer.
 // Close it in the end. It panics without Config.Identify.
 func New(cfg Config) *Server {
+	s := newServer(cfg)
+	for range max(2, runtime.GOMAXPROCS(0)) {
+		s.wg.Go(s.pushes)
+	}
+	return s
+}
+
+// pushes sends what streams are due until the server closes.
+func (s *Server) pushes() {
+	for {
+		st, l, ok := s.queue.pop()
+		if !ok {
+			return
+		}
+		st.turn(l)
+	}
+}
+
+func newServer(cfg Config) *Server {
 	if cfg.Identify == nil {
 		panic("ads: Config.Identify is required")
 	}
@@ -116,22 +135,10 @@ func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{
+	return &Server{
 		cfg: cfg, log: cfg.Log, start: time.Now(), queue: newQueue(),
 		views: make(map[string]*view), proxies: make(map[string]*proxy), open: make(map[*stream]struct{}),
 	}
-	for range max(2, runtime.GOMAXPROCS(0)) {
-		s.wg.Go(func() {
-			for {
-				st, l, ok := s.queue.pop()
-				if !ok {
-					return
-				}
-				st.turn(l)
-			}
-		})
-	}
-	return s
 }
 
 // cancelKey is the context key of what ends a stream from the server's side.
