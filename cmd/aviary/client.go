@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,7 +45,7 @@ func (c *client) flags(cmd *cobra.Command) {
 	f.StringVar(&c.ca, "ca", os.Getenv("AVIARY_CA"), "file with the authority of the control plane's certificate ($AVIARY_CA)")
 	f.StringVar(&c.cert, "cert", os.Getenv("AVIARY_CERT"), "file with the client certificate ($AVIARY_CERT)")
 	f.StringVar(&c.key, "key", os.Getenv("AVIARY_KEY"), "file with the client certificate's key ($AVIARY_KEY)")
-	f.StringVar(&c.server, "server-name", os.Getenv("AVIARY_SERVER_NAME"), "name that the control plane's certificate must have, when it is not the host's ($AVIARY_SERVER_NAME)")
+	f.StringVar(&c.server, "server-name", os.Getenv("AVIARY_SERVER_NAME"), "name that the control plane's certificate must have, when it is not the host's: a DNS name or a URI (spiffe://…) ($AVIARY_SERVER_NAME)")
 	f.BoolVar(&c.plaintext, "plaintext", false, "talk without TLS to a control plane that is not on this machine")
 	f.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to wait for an answer; 0 is for ever")
 }
@@ -80,9 +82,12 @@ func (c *client) credentials() (credentials.TransportCredentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--ca: %w", err)
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS13, ServerName: c.server, RootCAs: x509.NewCertPool()}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.server, RootCAs: x509.NewCertPool()}
 	if !config.RootCAs.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("--ca: %s holds no certificate in PEM form", c.ca)
+	}
+	if strings.Contains(c.server, "://") {
+		verifyURI(config, c.server)
 	}
 	if (c.cert == "") != (c.key == "") {
 		return nil, errors.New("--cert and --key go together")
@@ -95,6 +100,26 @@ func (c *client) credentials() (credentials.TransportCredentials, error) {
 		config.Certificates = []tls.Certificate{pair}
 	}
 	return credentials.NewTLS(config), nil
+}
+
+// verifyURI asks for a URI in the certificate, which crypto/tls knows only by a name of the host.
+func verifyURI(config *tls.Config, uri string) {
+	config.ServerName = ""
+	config.InsecureSkipVerify = true // what is skipped is done here
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		leaf := state.PeerCertificates[0]
+		options := x509.VerifyOptions{Roots: config.RootCAs, Intermediates: x509.NewCertPool()}
+		for _, c := range state.PeerCertificates[1:] {
+			options.Intermediates.AddCert(c)
+		}
+		if _, err := leaf.Verify(options); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(leaf.URIs, func(u *url.URL) bool { return u.String() == uri }) {
+			return fmt.Errorf("the control plane's certificate is for %v, not %s", leaf.URIs, uri)
+		}
+		return nil
+	}
 }
 
 func loopback(address string) bool {
@@ -140,14 +165,21 @@ func (c *client) explain(ctx context.Context, err error) error {
 		return err
 	}
 	switch {
-	case st.Code() == codes.Unavailable && dialFailed(st):
-		return &exitError{exitUnreachable, fmt.Errorf("no control plane answers at %s: %s\nIs `aviary serve` running there? --address or $AVIARY_ADDRESS says where it is", c.address, cause(st))}
+	case st.Code() == codes.Unavailable && connectionFailed(st):
+		hint := "Is `aviary serve` running there? --address or $AVIARY_ADDRESS says where it is"
+		switch {
+		case c.ca == "":
+			hint += "; --ca if it speaks TLS"
+		case c.cert == "":
+			hint = "It may ask for a client certificate: --cert and --key"
+		}
+		return &exitError{exitUnreachable, fmt.Errorf("no control plane answers at %s: %s\n%s", c.address, cause(st), hint)}
 	case st.Code() == codes.Unavailable:
 		return &exitError{exitUnreachable, fmt.Errorf("the control plane at %s cannot act: %s", c.address, st.Message())}
 	case st.Code() == codes.DeadlineExceeded:
 		return &exitError{exitUnreachable, fmt.Errorf("no answer from the control plane at %s within %v: whether it acted is not known; --timeout says how long to wait", c.address, c.timeout)}
 	case st.Code() == codes.Canceled && ctx.Err() != nil:
-		return errors.New("interrupted: whether the control plane acted is not known")
+		return errors.New("interrupted before the control plane had answered")
 	case st.Code() == codes.Unimplemented:
 		return fmt.Errorf("%s does not answer as a control plane of this version: %s", c.address, st.Message())
 	}
@@ -157,9 +189,11 @@ func (c *client) explain(ctx context.Context, err error) error {
 	return errors.New(st.Message())
 }
 
-func dialFailed(st *status.Status) bool {
-	return strings.Contains(st.Message(), "connection error:") || strings.Contains(st.Message(), "name resolver error:") ||
-		strings.Contains(st.Message(), "error reading from server:")
+// connectionFailed tells an Unavailable of the transport from one that the control plane sent.
+func connectionFailed(st *status.Status) bool {
+	return slices.ContainsFunc([]string{
+		"connection error:", "name resolver error:", "error reading from server:", "read tcp", "write tcp", "connection reset", "EOF",
+	}, func(s string) bool { return strings.Contains(st.Message(), s) })
 }
 
 // cause is the innermost reason, without the transport's own words around it.

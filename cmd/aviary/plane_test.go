@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/aviary-mesh/aviary/internal/admin"
@@ -32,14 +33,14 @@ type plane struct {
 	stopped  bool
 }
 
-func serve(dir string) (*plane, error) {
+func servePlane(dir string, opts ...grpc.ServerOption) (*plane, error) {
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	s, err := store.OpenEmbedded(context.Background(), dir, store.Options{Logger: quiet})
 	if err != nil {
 		return nil, err
 	}
 	p := &plane{store: s, statuses: map[string]*aviaryv1.RolloutStatus{}, changed: make(chan struct{})}
-	if p.server, err = admin.New(admin.Config{Store: s, Rollouts: p, Proxies: p.listProxies, Version: "v0-test", Log: quiet}); err != nil {
+	if p.server, err = admin.New(admin.Config{Store: s, Rollouts: p, Proxies: p.listProxies, Version: "v0-test", Log: quiet}, opts...); err != nil {
 		return nil, err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
-			p, err := serve(filepath.Join(env.WorkDir, ".store"))
+			p, err := servePlane(filepath.Join(env.WorkDir, ".store"))
 			if err != nil {
 				return err
 			}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
@@ -122,6 +123,12 @@ func start(t *testing.T) world {
 	f := &fake{changes: make(chan *aviaryv1.RolloutStatus)}
 	srv, err := admin.New(admin.Config{
 		Store: s, Rollouts: f, Version: "v1.2.3", Log: quiet,
+		Authorize: func(ctx context.Context) error {
+			if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("stranger")) > 0 {
+				return errors.New("a stranger")
+			}
+			return nil
+		},
 		Proxies: func() []*aviaryv1.ProxyStatus {
 			return []*aviaryv1.ProxyStatus{{Name: "b", Region: "us", Service: "shop"}, {Name: "a", Region: "eu", Service: "shop"}, {Name: "c", Region: "eu", Service: "cart"}}
 		},
@@ -442,6 +449,22 @@ func TestProxiesEventsAndVersionAreTold(t *testing.T) {
 	}
 	if v, err := w.api.GetVersion(t.Context(), &aviaryv1.GetVersionRequest{}); err != nil || v.GetVersion() != "v1.2.3" {
 		t.Fatalf("%v: %v", v, err)
+	}
+}
+
+func TestAStrangerIsLetIntoNothingButHealth(t *testing.T) {
+	w := start(t)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "stranger", "yes")
+	_, err := w.api.Apply(ctx, request(eu))
+	want(t, err, codes.PermissionDenied, "not allowed: a stranger")
+	events, err := w.api.WatchEvents(ctx, &aviaryv1.WatchEventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = events.Recv()
+	want(t, err, codes.PermissionDenied)
+	if _, err := grpc_health_v1.NewHealthClient(w.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{}); err != nil {
+		t.Fatal(err)
 	}
 }
 

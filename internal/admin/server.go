@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
 
 	"github.com/aviary-mesh/aviary/internal/store"
 	"github.com/aviary-mesh/aviary/plugin/rollout"
@@ -37,6 +40,9 @@ type Config struct {
 	Store    *store.Store
 	Rollouts Rollouts
 	Proxies  Proxies
+	// Authorize lets a caller in or says why not; nil lets everyone in whom the transport let in. Health and reflection
+	// are not asked for.
+	Authorize func(context.Context) error
 	// Version of the program.
 	Version string
 	// Log gets what is not the caller's fault; default slog.Default().
@@ -94,6 +100,9 @@ func (s *Server) Stop(ctx context.Context) {
 
 // unary checks a request and gives its error the form of the API.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	if err := s.authorize(ctx, info.FullMethod); err != nil {
+		return nil, err
+	}
 	if err := s.check(req); err != nil {
 		return nil, err
 	}
@@ -102,6 +111,9 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 }
 
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	if err := s.authorize(ss.Context(), info.FullMethod); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ss.Context())
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
@@ -110,6 +122,16 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 		err = store.ErrClosed
 	}
 	return s.status(info.FullMethod, err)
+}
+
+func (s *Server) authorize(ctx context.Context, method string) error {
+	if s.cfg.Authorize == nil || !strings.HasPrefix(method, "/"+aviaryv1.AdminService_ServiceDesc.ServiceName+"/") {
+		return nil
+	}
+	if err := s.cfg.Authorize(ctx); err != nil {
+		return status.Errorf(codes.PermissionDenied, "not allowed: %v", err)
+	}
+	return nil
 }
 
 // checkedStream checks what it receives and ends with the server.

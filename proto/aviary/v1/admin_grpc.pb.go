@@ -49,7 +49,7 @@ const (
 //
 // AdminService answers with these codes: INVALID_ARGUMENT with Problems (documents, fields), NOT_FOUND,
 // FAILED_PRECONDITION (the act does not fit where the rollout stands), ABORTED (documents changed meanwhile, try again),
-// UNAVAILABLE (the store does not answer; nothing is known to have changed).
+// UNAVAILABLE (the store does not answer; nothing is known to have changed), PERMISSION_DENIED.
 type AdminServiceClient interface {
 	// Apply declares documents: all of them or, when one has a problem, none.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
@@ -318,7 +318,7 @@ func (c *adminServiceClient) GetVersion(ctx context.Context, in *GetVersionReque
 //
 // AdminService answers with these codes: INVALID_ARGUMENT with Problems (documents, fields), NOT_FOUND,
 // FAILED_PRECONDITION (the act does not fit where the rollout stands), ABORTED (documents changed meanwhile, try again),
-// UNAVAILABLE (the store does not answer; nothing is known to have changed).
+// UNAVAILABLE (the store does not answer; nothing is known to have changed), PERMISSION_DENIED.
 type AdminServiceServer interface {
 	// Apply declares documents: all of them or, when one has a problem, none.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
