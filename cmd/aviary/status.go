@@ -151,8 +151,8 @@ func (w *watcher) tell(st *aviaryv1.RolloutStatus) error {
 		return err
 	}
 	for _, r := range pick(st, w.regions) {
-		line := fmt.Sprintf("%s: %s: %s, step %d of %d, %s intended, %s effective: %s", st.GetName(), r.GetRegion(), phase(r.GetPhase()),
-			r.GetStep(), r.GetSteps(), share(r.GetWeight()), effective(r), because(r))
+		line := fmt.Sprintf("%s: %s: %s, step %d of %d, %s intended, %s: %s", st.GetName(), r.GetRegion(), phase(r.GetPhase()),
+			r.GetStep(), r.GetSteps(), share(r.GetWeight()), has(r), because(r))
 		if w.seen[r.GetRegion()] != line {
 			w.seen[r.GetRegion()] = line
 			fmt.Fprintln(w.out, line)
@@ -225,6 +225,13 @@ func effective(r *aviaryv1.RegionStatus) string {
 		return share(r.GetEffectiveMin())
 	}
 	return share(r.GetEffectiveMin()) + " to " + share(r.GetEffectiveMax())
+}
+
+func has(r *aviaryv1.RegionStatus) string {
+	if r.GetProxies() == 0 {
+		return "no proxy to have it"
+	}
+	return effective(r) + " effective"
 }
 
 // status writes one rollout.
