@@ -38,7 +38,7 @@ func shrinking(r *rand.Rand, asOfChange bool) bool {
 					Latency: signal.Histogram{{Edge: signal.EdgeOf(limit * 1e6), Count: ended}},
 				})
 			}
-			samples[i] = arm.Sample(func(c signal.Class) bool { return c.Status == 0 }, since)
+			samples[i] = arm.Sample(func(c signal.Class) bool { return c.Status == 0 }, since, 0)
 		}
 		if v := j.Tick(time.Second, samples[0], samples[1]); v.Logs.Errors >= -math.Log(alpha) {
 			return true

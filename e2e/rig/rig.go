@@ -47,7 +47,7 @@ type Options struct {
 	// Sidecars; default 1. Flush is how often they report; default 100ms.
 	Sidecars int
 	Flush    time.Duration
-	// Service and Policy are further fields of the specs, as YAML.
+	// Service and Policy are further fields of the specs, as YAML; default of Policy: a step of 10 % for ten minutes.
 	Service, Policy string
 }
 
@@ -112,6 +112,9 @@ func New(t testing.TB, o Options) *Rig {
 	}
 	if o.Protocol == "" {
 		o.Protocol = lab.HTTP
+	}
+	if o.Policy == "" {
+		o.Policy = `steps: [{share: "10%", hold: 10m}]`
 	}
 	if o.Flush == 0 {
 		o.Flush = 100 * time.Millisecond

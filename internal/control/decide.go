@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -103,7 +104,7 @@ func (c *Controller) settleSaved(s saved) {
 	state.Regions[s.place.region] = to
 	c.states[s.rollout] = state
 	for _, e := range s.events {
-		c.cfg.Log.Info(e.Message, "rollout", s.rollout, "region", e.Region, "reason", e.Reason, "phase", to.Phase, "weight", to.Weight)
+		c.cfg.Log.Info(cmp.Or(e.Message, e.Reason), "rollout", s.rollout, "region", e.Region, "reason", e.Reason, "phase", to.Phase, "weight", to.Weight)
 	}
 	c.adoptStable()
 	c.publish(true)
@@ -174,7 +175,7 @@ func stored(events []rollout.Event, region string, in map[string]rollout.Input, 
 func (c *Controller) log(events []rollout.Event, region string) {
 	for _, e := range events {
 		if e.Region == region {
-			c.cfg.Log.Info(e.Message, "rollout", e.Rollout, "region", region, "reason", e.Reason, "from", e.From, "to", e.To, "weight", e.Weight, "by", e.Author)
+			c.cfg.Log.Info(cmp.Or(e.Message, string(e.Reason)), "rollout", e.Rollout, "region", region, "reason", e.Reason, "from", e.From, "to", e.To, "weight", e.Weight, "by", e.Author)
 		}
 	}
 }

@@ -44,14 +44,15 @@ func (w *watch) observe(set *spec.Set, here rollout.Region, r *spec.Rollout, flu
 	if trial := here.Trial(); !w.Judged || w.Trial != trial {
 		w.begin(trial, p, len(r.Regions))
 	}
+	longest := set.Services[r.Service].Timeout
 	var canary, stable signal.Sample
 	var all, spent budget.Count
 	for _, f := range flushes {
 		// What began before the last change of weights is not held against either arm, but it is paid for.
 		since := f.At.Add(-f.Span).Sub(here.WeightAt)
 		c, s := armOf(f, r.Service, here.Version), armOf(f, r.Service, here.Stable.Version)
-		canary = canary.Add(c.Sample(w.isError, since))
-		stable = stable.Add(s.Sample(w.isError, since))
+		canary = canary.Add(c.Sample(w.isError, since, longest))
+		stable = stable.Add(s.Sample(w.isError, since, longest))
 		spent = w.count(spent, c)
 		for _, a := range f.Arms {
 			if a.Service == r.Service {
@@ -110,7 +111,7 @@ func (w *watch) spend(p *spec.Policy, all, spent budget.Count, rate float64, len
 }
 
 func (w *watch) count(c budget.Count, a signal.Arm) budget.Count {
-	s := a.Sample(w.isError, signal.Always)
+	s := a.Sample(w.isError, signal.Always, 0)
 	c.Requests += s.Tries
 	c.Errors += s.Errors
 	return c

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Settled is how long after a change of weights every try counts again, whatever is known of its latency.
+// Settled is how long after a change of weights every try counts again, whatever is known of its latency, where no limit
+// bounds a try.
 const Settled = 10 * time.Minute
 
 // ConnectLimit is the longest that a connection may take to fail. No cluster may have a longer connect timeout.
@@ -35,17 +36,20 @@ func (s Sample) Add(o Sample) Sample {
 // shortest, when flushes were merged). A completion counts only when its try surely began after the change: arms are then compared over the same
 // starts, and the tries that a wider canary sent before are not held against the narrow one. So, in both arms alike:
 //   - a try counts when its bucket's upper edge is at or below sinceChange;
-//   - a try without a known upper edge (longer than the last one, or in a histogram that was lost) counts once Settled
-//     has passed. Histograms are lost with the whole of a flush, all classes and arms together, so what is left of them
+//   - a try without a known upper edge (longer than the last one, in a histogram that was lost, or from a client that
+//     reports no latencies) counts once longest has passed: the limit of a try, 0 for none, which is Settled. Histograms are lost with the whole of a flush, all classes and arms together, so what is left of them
 //     is a fair sample of the same tries; nothing is scaled, counts stay whole;
 //   - overflows and ejections happen at once and count as tries and errors; connect failures do once ConnectLimit passed.
 //
 // Counting starts anew at a change, never in arrears: what does not count now is dropped for good.
-func (a Arm) Sample(isError func(Class) bool, sinceChange time.Duration) Sample {
+func (a Arm) Sample(isError func(Class) bool, sinceChange, longest time.Duration) Sample {
+	if longest == 0 {
+		longest = Settled
+	}
 	var s Sample
 	for _, o := range a.Outcomes {
 		tries, latency := o.Tries, o.Latency
-		if sinceChange < Settled {
+		if sinceChange < longest {
 			latency = latency.Within(sinceChange)
 			tries = min(tries, latency.Total())
 		}

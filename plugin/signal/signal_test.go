@@ -168,7 +168,7 @@ func TestSampleComparesTheSameStarts(t *testing.T) {
 		{"always", Always, 10 + 100 + 7 + 7, 10 + 7 + 7, 107},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := arm.Sample(failed, c.since)
+			s := arm.Sample(failed, c.since, 0)
 			if s.Tries != c.tries || s.Errors != c.errors || s.Latency.Total() != c.latency {
 				t.Errorf("got %d tries, %d errors, %d latencies; want %d, %d, %d",
 					s.Tries, s.Errors, s.Latency.Total(), c.tries, c.errors, c.latency)
