@@ -131,13 +131,13 @@ func (p *printer) summary(r Result) {
 			x.Service, x.Version, x.Took.Round(time.Millisecond), x.Failed)
 	}
 	if bad > 0 {
-		say("  net 1      %d failed tries; %d requests failed for their user", bad, u.Failed)
+		say("  net 1      %d tries failed at the services; %d requests failed for their users", bad, u.Failed)
 	}
 	if r.Ejections > 0 {
 		say("  net 2      %d ejections of endpoints by the sidecars themselves", r.Ejections)
 	}
 	for _, t := range r.Transitions {
-		if t.From.Weight > 0 && t.To.Weight == 0 && t.To.Phase != "Promoted" {
+		if t.From.Weight > 0 && t.To.Weight == 0 && t.To.Phase != "Promoted" && t.To.Reason != "LeaseLapsed" {
 			say("  net 3      %6.2fs %s in %s: from %s to 0 (%s, %s)", t.At.Seconds(), t.Rollout, t.Region,
 				percent(float64(t.From.Weight)/10_000), t.To.Phase, t.To.Reason)
 		}
