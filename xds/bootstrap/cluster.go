@@ -23,8 +23,16 @@ const (
 	authoritySecret   = "aviary-authority"
 )
 
-// controlPlanes is one cluster with a priority for each server. One failure of a server (refused, reset, silent for two
-// keep-alives) moves the streams to the next one; it is tried again after some seconds.
+// KeepAlive is how often a proxy pings its control plane; after KeepAlive + KeepAliveTimeout without an answer it takes it
+// for dead. A gRPC server must allow it (keepalive.EnforcementPolicy, MinTime below KeepAlive): grpc-go's default closes the
+// connection of a client that pings more often than every five minutes, again and again.
+const (
+	KeepAlive        = 3 * time.Second
+	KeepAliveTimeout = 2 * time.Second
+)
+
+// controlPlanes is one cluster with a priority for each server. One failure of a server (refused, reset, no answer to a
+// keep-alive) moves the streams to the next one; it is tried again after some seconds.
 func controlPlanes(servers []server, t *TLS) ([]*clusterv3.Cluster, error) {
 	discovery := clusterv3.Cluster_STATIC
 	load := &endpointv3.ClusterLoadAssignment{ClusterName: cluster}
@@ -44,7 +52,7 @@ func controlPlanes(servers []server, t *TLS) ([]*clusterv3.Cluster, error) {
 			ExplicitHttpConfig: &upstreamhttpv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &upstreamhttpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
 					Http2ProtocolOptions: &corev3.Http2ProtocolOptions{ConnectionKeepalive: &corev3.KeepaliveSettings{
-						Interval: durationpb.New(2 * time.Second), Timeout: durationpb.New(2 * time.Second),
+						Interval: durationpb.New(KeepAlive), Timeout: durationpb.New(KeepAliveTimeout),
 					}},
 				},
 			},

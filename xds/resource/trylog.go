@@ -26,7 +26,10 @@ const ended = "has(response.backend_latency)"
 // (both from the metadata of the endpoint), status ("0": no answer), grpc ("": none) and flags ("-": none).
 func TryLogs() []*accesslogv3.AccessLog {
 	return []*accesslogv3.AccessLog{
-		TryLog(),
+		statsLog(nil, &statslogv3.Config{Counters: []*statslogv3.Config_Counter{{
+			Stat:       &statslogv3.Config_Stat{Name: "tries", Tags: tryTags()},
+			ValueFixed: wrapperspb.UInt64(1),
+		}}}),
 		statsLog(filterCEL(ended), &statslogv3.Config{Histograms: []*statslogv3.Config_Histogram{{
 			Stat:        &statslogv3.Config_Stat{Name: "try_us", Tags: tryTags()},
 			Unit:        statslogv3.Config_Histogram_Microseconds,
@@ -38,14 +41,6 @@ func TryLogs() []*accesslogv3.AccessLog {
 			ValueFormat: "%DURATION%",
 		}}}),
 	}
-}
-
-// TryLog is the first of TryLogs alone: counts without latencies.
-func TryLog() *accesslogv3.AccessLog {
-	return statsLog(nil, &statslogv3.Config{Counters: []*statslogv3.Config_Counter{{
-		Stat:       &statslogv3.Config_Stat{Name: "tries", Tags: tryTags()},
-		ValueFixed: wrapperspb.UInt64(1),
-	}}})
 }
 
 // RequestLog is an access log of the connection manager (access_log): the counter "aviary.cut_requests" of requests that
