@@ -255,7 +255,7 @@ func (st *stream) dueBody(cur *layer, asked bool, now time.Time) *body {
 	return nil
 }
 
-// carry books a body as sent, and encodes it: the head, and the shared bytes that end it (nil for a heartbeat).
+// carry books a body as sent, and encodes it: the head, and the shared bytes that end it (nil for a delta heartbeat).
 func (st *stream) carry(b *body, now time.Time) (head []byte, shared mem.Buffer, version string) {
 	ls, form := &st.lease, b.layer.form(b.live)
 	var ttl []byte
@@ -269,6 +269,9 @@ func (st *stream) carry(b *body, now time.Time) (head []byte, shared mem.Buffer,
 	} else {
 		ls.last = b
 		ls.version = form.hash + "-" + strconv.FormatInt(st.srv.epoch(), 36)
+	}
+	if !b.heartbeat || !st.delta {
+		// Envoy 1.40 accepts a state-of-the-world heartbeat without a body, but does not prolong the TTL by it.
 		shared = form.field
 	}
 	inner := appendString(nil, fieldWrappedName, b.layer.Name)

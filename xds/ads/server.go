@@ -54,7 +54,8 @@ const (
 	// Routine publishes are debounced and coalesced, and make before break.
 	Routine Urgency = iota
 	// Urgent publishes go at once and ahead of all other traffic of all streams; they keep the order clusters,
-	// endpoints, listeners, routes, but wait for no ACK in between.
+	// endpoints, listeners, routes, but wait for no ACK in between. They are for what takes away: a cluster that is new in
+	// an urgent publish may not be warm when its routes arrive.
 	Urgent
 )
 
