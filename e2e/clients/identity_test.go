@@ -195,6 +195,12 @@ func TestACertificateSaysWhoAProxyIs(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a proxy's certificate is not for the admin API", func(t *testing.T) {
+		_, err := aviaryv1.NewAdminServiceClient(s.dial(t, s.admin, front)).ListRollouts(t.Context(), &aviaryv1.ListRolloutsRequest{})
+		if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "of a proxy") {
+			t.Errorf("%v, want PermissionDenied", err)
+		}
+	})
 	t.Run("telemetry in another's name is refused", func(t *testing.T) {
 		stream, err := metricsv3.NewMetricsServiceClient(s.dial(t, s.xds, front)).StreamMetrics(t.Context())
 		if err != nil {

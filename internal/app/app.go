@@ -20,6 +20,7 @@ import (
 	"github.com/aviary-mesh/aviary/internal/control"
 	"github.com/aviary-mesh/aviary/internal/store"
 	"github.com/aviary-mesh/aviary/xds/ads"
+	"github.com/aviary-mesh/aviary/xds/bootstrap"
 	"github.com/aviary-mesh/aviary/xds/telemetry"
 )
 
@@ -35,6 +36,8 @@ type Config struct {
 	// DataDir is where the embedded etcd lives; Etcd, when given, are the endpoints of an external one in its place.
 	DataDir string
 	Etcd    []string
+	// EtcdTLS is how the external one is reached; nil is plaintext.
+	EtcdTLS *TLS
 	// XDS, Admin and HTTP are the addresses of the xDS server, the admin API, and metrics and health. A port 0 takes any.
 	XDS, Admin, HTTP string
 	// TLS of the xDS server and the admin API; nil is plaintext, on loopback only unless Plaintext.
@@ -143,12 +146,13 @@ func (a *App) Run(ctx context.Context) error {
 	xds := grpc.NewServer(append(server.Options(), a.credentials(),
 		grpc.ReadBufferSize(2<<10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 10 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: bootstrap.KeepAlive / 2, PermitWithoutStream: true}),
 	)...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(xds, server)
 	receiver.Register(xds)
 	api, err := admin.New(admin.Config{
 		Store: kept, Rollouts: loop, Proxies: d.proxies, Version: a.cfg.Version, Log: a.cfg.Log,
+		Authorize: operator,
 	}, a.credentials())
 	if err != nil {
 		return err
@@ -209,9 +213,16 @@ func (a *App) Run(ctx context.Context) error {
 
 func (a *App) open(ctx context.Context) (*store.Store, error) {
 	if len(a.cfg.Etcd) > 0 {
+		var secure *tls.Config
+		if a.cfg.EtcdTLS != nil {
+			var err error
+			if secure, err = a.cfg.EtcdTLS.client(); err != nil {
+				return nil, err
+			}
+		}
 		opening, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
-		return store.OpenExternal(opening, a.cfg.Etcd, nil, store.Options{Logger: a.cfg.Log})
+		return store.OpenExternal(opening, a.cfg.Etcd, secure, store.Options{Logger: a.cfg.Log})
 	}
 	return store.OpenEmbedded(ctx, a.cfg.DataDir, store.Options{Logger: a.cfg.Log})
 }

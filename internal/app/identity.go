@@ -55,6 +55,20 @@ func identify(ctx context.Context, node *corev3.Node) (identity, error) {
 	return id, nil
 }
 
+// operator lets everybody use the admin API but a proxy: its certificate is for xDS.
+func operator(ctx context.Context) error {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return errors.New("the connection has no peer")
+	}
+	if tls, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(tls.State.PeerCertificates) > 0 {
+		if region, service, err := proven(tls.State.PeerCertificates[0]); err == nil {
+			return fmt.Errorf("the certificate is that of a proxy (region %s, service %s); the admin API wants one of an operator", region, service)
+		}
+	}
+	return nil
+}
+
 // proven reads region and service from the certificate's single URI SAN.
 func proven(cert *x509.Certificate) (region, service string, err error) {
 	if len(cert.URIs) != 1 {

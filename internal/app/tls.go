@@ -9,23 +9,40 @@ import (
 	"os"
 )
 
-// TLS names the files of the server's certificate and of the authority that signs clients.
+// TLS names the files of our certificate and of the authority that signs those of the other side.
 type TLS struct{ Certificate, Key, Authority string }
 
-// config reads the files at every handshake, so that a rotated certificate is served without a restart.
+func (t TLS) read() (tls.Certificate, *x509.CertPool, error) {
+	pair, err := tls.LoadX509KeyPair(t.Certificate, t.Key)
+	if err != nil {
+		return pair, nil, fmt.Errorf("certificate: %w", err)
+	}
+	pem, err := os.ReadFile(t.Authority)
+	if err != nil {
+		return pair, nil, fmt.Errorf("authority: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return pair, nil, fmt.Errorf("authority: %s holds no PEM certificate", t.Authority)
+	}
+	return pair, pool, nil
+}
+
+// client is for connecting to others.
+func (t TLS) client() (*tls.Config, error) {
+	pair, pool, err := t.read()
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, RootCAs: pool}, nil
+}
+
+// config is for serving. It reads the files at every handshake, so that a rotated certificate is served without a restart.
 func (t TLS) config() (*tls.Config, error) {
 	load := func() (*tls.Config, error) {
-		pair, err := tls.LoadX509KeyPair(t.Certificate, t.Key)
+		pair, pool, err := t.read()
 		if err != nil {
-			return nil, fmt.Errorf("server certificate: %w", err)
-		}
-		pem, err := os.ReadFile(t.Authority)
-		if err != nil {
-			return nil, fmt.Errorf("authority of clients: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("authority of clients: %s holds no PEM certificate", t.Authority)
+			return nil, err
 		}
 		return &tls.Config{
 			MinVersion:   tls.VersionTLS12,

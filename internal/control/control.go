@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -42,7 +41,7 @@ type Config struct {
 }
 
 // ErrStopped is returned by calls to a Controller that is not running.
-var ErrStopped = errors.New("the controller is not running")
+var ErrStopped = fmt.Errorf("%w: the control loop is not running", store.ErrUnavailable)
 
 // place is a rollout in a region.
 type place struct{ rollout, region string }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -18,7 +19,7 @@ import (
 const election = "coordinator"
 
 // errSuperseded: a newer decision about the same place took this one's turn before it was written.
-var errSuperseded = errors.New("superseded by a newer decision")
+var errSuperseded = fmt.Errorf("%w: a newer decision came first", rollout.ErrRefused)
 
 // record is what is stored of a rollout in a region.
 type record struct {
