@@ -110,6 +110,9 @@ func (a *App) Addresses() (xds, admin, http string) {
 // Ready is closed when everything is served.
 func (a *App) Ready() <-chan struct{} { return a.ready }
 
+// linger is how long a proxy without a stream keeps its renewal: the longest lease that a policy may ask for.
+const linger = 5 * time.Minute
+
 // How long each part of a clean stop may take.
 const (
 	stopAdmin   = 2 * time.Second
@@ -131,7 +134,7 @@ func (a *App) Run(ctx context.Context) error {
 	}()
 
 	d := newDelivery(a.cfg.Log)
-	server := ads.New(ads.Config{Identify: d.identify, Log: a.cfg.Log})
+	server := ads.New(ads.Config{Identify: d.identify, Linger: linger, Log: a.cfg.Log})
 	d.ads = server
 	loop := control.New(control.Config{Store: kept, Delivery: d, Effect: d.effect, Log: a.cfg.Log})
 	receiver := telemetry.New(telemetry.Config{

@@ -59,7 +59,7 @@ func (d *delivery) Publish(plan traffic.Plan, weights bool) {
 	// Layers first: they are what takes traffic from a canary.
 	for name, view := range r.views {
 		if view.Weights == resource.InLayer {
-			d.ads.PublishLayer(name, layer(plan, view))
+			d.layer(name, plan, view)
 		}
 	}
 	for name, view := range r.views {
@@ -134,9 +134,12 @@ func (r *region) build(v resource.View) (*ads.Snapshot, error) {
 	return ads.NewSnapshot(all...)
 }
 
-func layer(plan traffic.Plan, v resource.View) ads.Layer {
+// layer publishes the weights of a view.
+func (d *delivery) layer(name string, plan traffic.Plan, v resource.View) {
 	values, lease := resource.Layer(plan, v)
-	return ads.Layer{Name: layerName, Values: values, TTL: lease}
+	if err := d.ads.PublishLayer(name, ads.Layer{Name: layerName, Values: values, TTL: lease}); err != nil {
+		d.log.Error("weights cannot be published; proxies keep what they have until their leases end", "view", name, "error", err)
+	}
 }
 
 // identify says who an xDS client is, and makes its view if it is the first of its kind.
@@ -158,7 +161,7 @@ func (d *delivery) identify(ctx context.Context, node *corev3.Node) (ads.Client,
 	}
 	if _, ok := r.views[name]; !ok {
 		r.views[name] = view
-		d.ads.PublishLayer(name, layer(r.plan, view))
+		d.layer(name, r.plan, view)
 		d.snapshot(r, name, view, false)
 	}
 	return ads.Client{Proxy: id.proxy, Region: id.region, Service: id.service, View: name, Lease: view.Weights == resource.InLayer}, nil

@@ -11,14 +11,11 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Whole is the region of what is kept of a rollout as a whole.
-const Whole = "-"
-
-// State is what is kept of a rollout in one region, or of the Whole. The store does not read Data.
+// State is what is kept of a rollout in one region. The store does not read Data.
 type State struct {
 	Rollout, Region string
-	// Digest is what the state is about. It names the halt that would refuse the write, so that only a state of the Whole
-	// and one that is Down may go without. It is not stored.
+	// Digest is what the state is about. It names the halt that would refuse the write, so that only one that is Down may go
+	// without. It is not stored.
 	Digest string
 	// Down says that the state leaves the canary no share and no way up by itself (halted, aborted, rolled back). Such a
 	// state is written beside a halt; any other is refused. It is not stored.
@@ -80,7 +77,7 @@ func (s *Store) SaveState(ctx context.Context, l *Leadership, st State) error {
 	}
 	conditions := []clientv3.Cmp{l.held()}
 	var otherwise []clientv3.Op
-	if !st.Down && st.Region != Whole {
+	if !st.Down {
 		halt, err := haltKey(st.Rollout, st.Region, st.Digest)
 		if err != nil {
 			return err
@@ -105,23 +102,6 @@ func (s *Store) SaveState(ctx context.Context, l *Leadership, st State) error {
 		}
 	}
 	return fmt.Errorf("state of %s in %s: %w", st.Rollout, st.Region, ErrFenced)
-}
-
-// DeleteStates forgets the states of a rollout in every region if l is still held; ErrFenced. Halts and events stay, so
-// that a rollout which is declared again finds them.
-func (s *Store) DeleteStates(ctx context.Context, l *Leadership, rollout string) error {
-	path, err := key("state", rollout)
-	if err != nil {
-		return err
-	}
-	resp, err := s.client.Txn(ctx).If(l.held()).Then(clientv3.OpDelete(path+"/", clientv3.WithPrefix())).Commit()
-	if err != nil {
-		return s.wrap(err)
-	}
-	if !resp.Succeeded {
-		return fmt.Errorf("states of %s: %w", rollout, ErrFenced)
-	}
-	return nil
 }
 
 // Halt records a halt, by anyone, at any time, and returns the one that stands: the first of this rollout, region and
@@ -151,67 +131,6 @@ func (s *Store) Halt(ctx context.Context, h Halt) (Halt, error) {
 	}
 	kv := resp.Responses[0].GetResponseRange().Kvs[0]
 	return decodeHalt(kv.Key, kv.Value)
-}
-
-// ClearHalt removes a halt. Only a person's act may lead here. ErrNotFound when none stands.
-func (s *Store) ClearHalt(ctx context.Context, rollout, region, digest string) error {
-	path, err := haltKey(rollout, region, digest)
-	if err != nil {
-		return err
-	}
-	resp, err := s.client.Delete(ctx, path)
-	if err != nil {
-		return s.wrap(err)
-	}
-	if resp.Deleted == 0 {
-		return fmt.Errorf("halt of %s in %s: %w", rollout, region, ErrNotFound)
-	}
-	return nil
-}
-
-// RolloutChange is one write about a rollout; exactly one of its first four fields is set.
-type RolloutChange struct {
-	// State was saved; Deleted when Data is nil.
-	State *State
-	// Halt was recorded.
-	Halt *Halt
-	// Cleared is a halt that a person took away; only Rollout, Region and Digest are set.
-	Cleared *Halt
-	// Resync says that changes were missed: read Rollouts again.
-	Resync        bool
-	StoreRevision int64
-}
-
-// WatchRollouts tells of every state and halt that is written after the store revision from. Like Watch. Changes of
-// states and of halts come over two channels, each in order.
-func (s *Store) WatchRollouts(ctx context.Context, from int64) (states, halts <-chan RolloutChange) {
-	one := func(prefix string, decode func(*clientv3.Event) (RolloutChange, error)) <-chan RolloutChange {
-		return watch(s, ctx, prefix, from, func(rev int64, events []*clientv3.Event) (RolloutChange, bool) {
-			// Every writer writes one key at a time, but for DeleteStates, where a resync says it all.
-			if len(events) != 1 {
-				return RolloutChange{Resync: true, StoreRevision: rev}, true
-			}
-			c, err := decode(events[0])
-			if err != nil {
-				return RolloutChange{Resync: true, StoreRevision: rev}, true
-			}
-			c.StoreRevision = rev
-			return c, true
-		})
-	}
-	states = one(root+"state/", func(e *clientv3.Event) (RolloutChange, error) {
-		st := decodeState(e.Kv.Key, e.Kv.Value)
-		return RolloutChange{State: &st}, nil
-	})
-	halts = one(root+"halt/", func(e *clientv3.Event) (RolloutChange, error) {
-		if deleted(e) {
-			p := strings.Split(strings.TrimPrefix(string(e.Kv.Key), root+"halt/"), "/")
-			return RolloutChange{Cleared: &Halt{Rollout: p[0], Region: p[1], Digest: p[2]}}, nil
-		}
-		h, err := decodeHalt(e.Kv.Key, e.Kv.Value)
-		return RolloutChange{Halt: &h}, err
-	})
-	return states, halts
 }
 
 func haltKey(rollout, region, digest string) (string, error) {
