@@ -1,8 +1,6 @@
 package ads
 
 import (
-	"strings"
-
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -71,9 +69,6 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	}
 	return c.CodecV2.Marshal(v)
 }
-
-// cloneString detaches a name from the request that carried it.
-func cloneString(s string) string { return strings.Clone(s) }
 
 // deltaFrame is a DeltaDiscoveryResponse.
 func deltaFrame(t Type, list []*Resource, removed []string, version, nonce string) frame {

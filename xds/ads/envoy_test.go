@@ -35,7 +35,7 @@ func TestEnvoy(t *testing.T) {
 	}
 	binary := envoyBinary()
 	if binary == "" {
-		t.Skip("no Envoy: neither $AVIARY_ENVOY, nor on PATH, nor in .tools")
+		t.Fatal("no Envoy, neither $AVIARY_ENVOY, nor on PATH, nor in .tools: run `make envoy`")
 	}
 	for _, transport := range []Transport{Delta, Sotw} {
 		t.Run(string(transport), func(t *testing.T) {
