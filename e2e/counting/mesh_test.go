@@ -2,6 +2,7 @@ package counting
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -25,6 +26,7 @@ import (
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -73,7 +75,7 @@ func newMesh(t *testing.T, protocol lab.Protocol, change func(*bootstrapv3.Boots
 		m.instances[v] = i
 	}
 	var telemetryAt string
-	m.seen, telemetryAt = watch(t)
+	m.seen, telemetryAt, _ = watch(t, "127.0.0.1:0", nil)
 	raw, err := bootstrap.Render(bootstrap.Options{
 		ID: "caller-1", Service: "caller", Region: "eu", Servers: []string{telemetryAt}, Flush: flushEvery, Edges: signal.Edges,
 	})
@@ -234,22 +236,27 @@ func pack(m proto.Message) *anypb.Any {
 
 // seen sums what telemetry said.
 type seen struct {
-	mu    sync.Mutex
-	n     int
-	arms  map[string]signal.Arm // by version: outcomes and counts summed up, gauges of the newest flush
-	spans time.Duration
-	bad   []string
+	mu   sync.Mutex
+	n    int
+	arms map[string]signal.Arm // by version: outcomes and counts summed up, gauges of the newest flush
+	bad  []string
 }
 
-// watch serves telemetry on loopback.
-func watch(t *testing.T) (*seen, string) {
+// watch serves telemetry on a loopback address, with TLS when there is a config, until the test's end or stop.
+func watch(t *testing.T, address string, config *tls.Config) (s *seen, at string, stop func()) {
 	t.Helper()
-	s := &seen{arms: map[string]signal.Arm{}}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	s = &seen{arms: map[string]signal.Arm{}}
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: bootstrap.KeepAlive / 2, PermitWithoutStream: true}))
+	options := []grpc.ServerOption{
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: bootstrap.KeepAlive / 2, PermitWithoutStream: true}),
+	}
+	if config != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(config)))
+	}
+	g := grpc.NewServer(options...)
 	telemetry.New(telemetry.Config{
 		Identify: func(_ context.Context, n *corev3.Node) (telemetry.Proxy, error) {
 			return telemetry.Proxy{ID: n.GetId(), Region: n.GetLocality().GetRegion(), Service: n.GetCluster()}, nil
@@ -261,11 +268,12 @@ func watch(t *testing.T) (*seen, string) {
 		defer close(done)
 		_ = g.Serve(listener)
 	}()
-	t.Cleanup(func() {
+	stop = func() {
 		g.Stop()
 		<-done
-	})
-	return s, listener.Addr().String()
+	}
+	t.Cleanup(stop)
+	return s, listener.Addr().String(), stop
 }
 
 func (s *seen) take(f signal.Flush) {
@@ -279,15 +287,9 @@ func (s *seen) take(f signal.Flush) {
 			}
 		}
 		before := s.arms[a.Version]
+		before.Service, before.Version = a.Service, a.Version
 		before.InProgress, before.Endpoints, before.Healthy, before.Ejected = 0, 0, 0, 0
-		s.arms[a.Version] = signal.Merge([]signal.Flush{{Arms: []signal.Arm{before}}, {Arms: []signal.Arm{{
-			Version: a.Version, Outcomes: a.Outcomes, InProgress: a.InProgress, Endpoints: a.Endpoints, Healthy: a.Healthy,
-			Ejected: a.Ejected, Overflows: a.Overflows, ConnectFailures: a.ConnectFailures, Ejections: a.Ejections,
-		}}}})[0]
-		if before.Version == "" {
-			a.Service = ""
-			s.arms[a.Version] = a
-		}
+		s.arms[a.Version] = signal.Merge([]signal.Flush{{Arms: []signal.Arm{before}}, {Arms: []signal.Arm{a}}})[0]
 	}
 }
 
@@ -306,13 +308,14 @@ func (s *seen) arm(version string) signal.Arm {
 // flushes waits for n more.
 func (s *seen) flushes(t *testing.T, n int) {
 	t.Helper()
-	count := func() int {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.n
-	}
-	until := count() + n
-	wait(t, "a flush", func() bool { return count() >= until })
+	until := s.count() + n
+	wait(t, "flush", func() bool { return s.count() >= until })
+}
+
+func (s *seen) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n
 }
 
 func wait(t *testing.T, what string, done func() bool) {

@@ -68,11 +68,15 @@ func controlPlanes(servers []server, t *TLS) ([]*clusterv3.Cluster, error) {
 		LoadAssignment:                load,
 		TypedExtensionProtocolOptions: map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
 		OutlierDetection: &clusterv3.OutlierDetection{
-			Consecutive_5Xx:    wrapperspb.UInt32(1),
-			Interval:           durationpb.New(time.Second),
-			BaseEjectionTime:   durationpb.New(5 * time.Second),
-			MaxEjectionTime:    durationpb.New(30 * time.Second),
-			MaxEjectionPercent: wrapperspb.UInt32(100),
+			// Connections that fail or break and UNAVAILABLE; a server that refuses this proxy is no dead one.
+			ConsecutiveGatewayFailure:          wrapperspb.UInt32(1),
+			EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),
+			EnforcingConsecutive_5Xx:           wrapperspb.UInt32(0),
+			EnforcingSuccessRate:               wrapperspb.UInt32(0),
+			Interval:                           durationpb.New(time.Second),
+			BaseEjectionTime:                   durationpb.New(5 * time.Second),
+			MaxEjectionTime:                    durationpb.New(30 * time.Second),
+			MaxEjectionPercent:                 wrapperspb.UInt32(100),
 		},
 	}
 	if t != nil {

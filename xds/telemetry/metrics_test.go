@@ -67,17 +67,39 @@ func TestNewSeriesCountsInFull(t *testing.T) {
 	}
 }
 
-func TestSeriesThatCameBackCountsFromZero(t *testing.T) {
+// Envoy leaves idle counters out, and drops them when they stay idle.
+func TestSeriesThatCameBack(t *testing.T) {
+	for _, c := range []struct {
+		name             string
+		total, latencies float64
+		idle             time.Duration
+		want             uint64
+	}{
+		{"it goes on", 7, 2, time.Second, 2},
+		{"from 0, with a lower total", 3, 3, time.Second, 3},
+		{"from 0, with a higher total", 7, 7, time.Second, 7},
+		{"after so long that it was dropped for sure", 7, 2, keepIdle + time.Second, 7},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			s := w.open("p")
+			s.send(at(1, count200("v1", 1), count200("v2", 5))...)
+			s.send(at(2, count200("v1", 1))...)
+			w.pass(c.idle)
+			s.send(at(3, count200("v1", 1))...)
+			came := latencies("aviary.try_us", class("v2", "200", "", "-"), make([]float64, int(c.latencies))...)
+			got := outcomes(s.send(at(4, count200("v1", 1), count200("v2", c.total), came)...), "v2")[ok200]
+			got += outcomes(s.send(at(5, count200("v1", 1), count200("v2", c.total), latencies("aviary.try_us", class("v2", "200", "", "-")))...), "v2")[ok200]
+			if got != c.want {
+				t.Errorf("%d tries, want %d", got, c.want)
+			}
+		})
+	}
 	w := newWorld(t)
 	s := w.open("p")
-	s.send(at(1, count200("v1", 1), count200("v2", 5))...)
-	s.send(at(2, count200("v1", 1))...)
-	if got := s.send(at(3, count200("v1", 1), count200("v2", 7))...); outcomes(got, "v2")[ok200] != 7 {
-		t.Errorf("a series that Envoy dropped and made again: %v, want 7 tries", got.Arms)
-	}
-	// And without being seen absent: the total fell.
-	if got := s.send(at(4, count200("v1", 1), count200("v2", 3))...); outcomes(got, "v2")[ok200] != 3 {
-		t.Errorf("a series that fell: %v, want 3 tries", got.Arms)
+	s.send(at(1, count200("v1", 8))...)
+	if got := s.send(at(2, count200("v1", 3))...); outcomes(got, "v1")[ok200] != 3 {
+		t.Errorf("a total that fell: %v, want 3 tries", got.Arms)
 	}
 }
 
@@ -334,6 +356,7 @@ func TestGaugesAndClusters(t *testing.T) {
 	if got := s.send(at(3, gauge("server.live", 1))...); len(got.Arms) != 0 {
 		t.Errorf("arms %v", got.Arms)
 	}
+	w.pass(keepIdle + time.Second)
 	s.send(at(4, gauge("server.live", 1))...)
 	p := w.server.proxies[Proxy{ID: "p", Region: "eu", Service: "web"}]
 	p.mu.Lock()

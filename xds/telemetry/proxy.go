@@ -44,8 +44,10 @@ type proxy struct {
 
 // series is one counter.
 type series struct {
-	total      uint64
+	total uint64
+	// generation and seen are those of the last flush that had it.
 	generation uint64
+	seen       time.Time
 	// waiting are tries whose latency is due in the next flush: Envoy takes histograms a moment before counters.
 	waiting uint64
 }
@@ -101,8 +103,8 @@ func (p *proxy) begin(fresh bool, now time.Time, m *sample) (span time.Duration,
 	// A flush has its metrics' time; an Envoy always has some, so a message with none is not one that lost them all.
 	if m.stamp != 0 && (fresh || m.stamp != p.stamp) {
 		for k, c := range p.series {
-			if c.generation != p.generation {
-				delete(p.series, k) // the proxy dropped it: if it comes back, then from 0
+			if c.generation != p.generation && (now.Sub(c.seen) > keepIdle || len(p.series) > maxSeries/2) {
+				delete(p.series, k)
 			}
 		}
 		p.generation++
@@ -150,10 +152,12 @@ func (p *proxy) fell(m *sample) bool {
 func (p *proxy) count(m *sample, arms *arms, known, fresh bool) {
 	ended := map[cutKey]uint64{}
 	for k, n := range m.counters {
+		var latencies uint64
 		if k.kind == tries {
 			p.counted = p.at
+			latencies = m.answered[k].Total() + m.cut[k].Total()
 		}
-		d, first := p.step(k, n)
+		d, first := p.step(k, n, latencies)
 		if !first || !known {
 			continue
 		}
@@ -208,7 +212,11 @@ func (p *proxy) count(m *sample, arms *arms, known, fresh bool) {
 }
 
 // step keeps a total and gives the difference to the one before; first is false for one that this flush gave already.
-func (p *proxy) step(k key, n uint64) (d uint64, first bool) {
+// latencies are how many came with it.
+//
+// Envoy leaves a counter that was idle out of its flushes (see stats_eviction_interval), and after as long again it drops
+// it. One that comes back may thus go on from where it was, or from 0; more latencies than the first would allow tell.
+func (p *proxy) step(k key, n, latencies uint64) (d uint64, first bool) {
 	c := p.series[k]
 	switch {
 	case c == nil:
@@ -220,12 +228,12 @@ func (p *proxy) step(k key, n uint64) (d uint64, first bool) {
 		d = n
 	case c.generation == p.generation:
 		return 0, false
-	case n < c.total:
-		d = n // Envoy dropped the series and began another between two flushes
+	case n < c.total, c.generation+1 < p.generation && latencies > n-c.total:
+		d = n
 	default:
 		d = n - c.total
 	}
-	c.total, c.generation = n, p.generation
+	c.total, c.generation, c.seen = n, p.generation, p.at
 	return d, true
 }
 
