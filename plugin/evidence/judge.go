@@ -202,7 +202,7 @@ func (s *state) decide(l Logs, overBudget bool) Verdict {
 	case l.Latency >= at:
 		return say(Slower, "latency", l.Latency)
 	case s.Accused:
-		return say(Outage, "budget", max(at, l.Budget))
+		return say(Suspected, "budget", max(at, l.Budget))
 	case s.Outage:
 		return Verdict{Finding: Outage, Metric: "recovery", LogE: s.Recovery, LogThreshold: math.Log(recovered)}
 	}

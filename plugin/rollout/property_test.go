@@ -100,7 +100,7 @@ func anyInput(t *rapid.T) Input {
 	in.Verdict.CanaryTries = rapid.Uint64Range(0, 5).Draw(t, "tries")
 	in.Rate = rapid.SampledFrom([]float64{0, 100, 1000, 1001, -1, math.NaN(), math.Inf(1)}).Draw(t, "rate")
 	if often("judged") {
-		in.Verdict.Finding = rapid.SampledFrom([]evidence.Finding{evidence.Worse, evidence.Slower, evidence.OverBudget, evidence.Outage}).Draw(t, "finding")
+		in.Verdict.Finding = rapid.SampledFrom([]evidence.Finding{evidence.Worse, evidence.Slower, evidence.OverBudget, evidence.Outage, evidence.Suspected}).Draw(t, "finding")
 	}
 	if often("trial") {
 		in.Trial = Trial{Digest: rapid.SampledFrom([]string{"d2", "d3"}).Draw(t, "digest"), Attempt: rapid.IntRange(0, 2).Draw(t, "attempt")}

@@ -52,6 +52,8 @@ const (
 	LeaseLapsed Reason = "LeaseLapsed"
 	// RegionOutage: stable errs more than the objective allows as well; nobody can tell the canary's part.
 	RegionOutage Reason = "RegionOutage"
+	// CanarySuspected: the canary errs more than it may spend, and it cannot be told yet whether stable does so too.
+	CanarySuspected Reason = "CanarySuspected"
 	// NoCanaryEndpoints: the version has no endpoint in the region.
 	NoCanaryEndpoints Reason = "NoCanaryEndpoints"
 	// NewDigest: the rollout names another build than before; what was known of the old one does not count.

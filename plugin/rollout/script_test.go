@@ -198,7 +198,7 @@ func (p *player) tickInput(region string, words []string) Input {
 			in.Trial.Attempt, err = strconv.Atoi(attempt)
 		case "worse", "slower", "overbudget", "outage":
 			in.Verdict.Finding = map[string]evidence.Finding{
-				"worse": evidence.Worse, "slower": evidence.Slower, "overbudget": evidence.OverBudget, "outage": evidence.Outage,
+				"worse": evidence.Worse, "slower": evidence.Slower, "overbudget": evidence.OverBudget, "outage": evidence.Outage, "suspected": evidence.Suspected,
 			}[key]
 			in.Verdict.CanaryErrors = 3
 			if key == "slower" {

@@ -131,7 +131,7 @@ func (t *turn) region(d documents, region string, r *Region, in Input) {
 	case r.Weight == 0 && r.Phase != Paused:
 		t.climb(d, region, r, in, gap, objection, message)
 	case r.Weight == 0:
-	case objection == RegionOutage:
+	case objection == RegionOutage || objection == CanarySuspected:
 		t.retreat(region, r, objection, message)
 	case objection != "":
 		t.halt(region, r, objection, message)
@@ -176,6 +176,8 @@ func objects(in Input) (Reason, string) {
 	switch {
 	case in.Verdict.Finding == evidence.Outage:
 		return RegionOutage, told(in.Verdict)
+	case in.Verdict.Finding == evidence.Suspected:
+		return CanarySuspected, told(in.Verdict)
 	case in.AllotmentSpent:
 		return AllotmentSpent, "the canary spent its part of the region's error budget"
 	case in.Ejected:
