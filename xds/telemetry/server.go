@@ -45,7 +45,7 @@ const (
 	maxFlags     = 64    // bytes of response flags
 	maxProxies   = 100_000
 	forgetAfter  = 10 * time.Minute // since the last report of a proxy that has no stream
-	keepIdle     = 30 * time.Minute // a counter that the proxy leaves out: three times what the bootstrap says
+	keepIdle     = 30 * time.Minute // a counter that the proxy leaves out: far longer than it keeps it itself
 	catchUpLimit = time.Minute      // a longer silence is not made up for: its tries were under other weights
 )
 
