@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"strings"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -44,6 +45,8 @@ func Clusters(in traffic.Intent, v View) []*clusterv3.Cluster {
 		Consecutive_5Xx: wrapperspb.UInt32(5), EnforcingConsecutive_5Xx: wrapperspb.UInt32(100), EnforcingSuccessRate: wrapperspb.UInt32(0),
 		Interval: durationpb.New(time.Second), BaseEjectionTime: durationpb.New(30 * time.Second),
 		MaxEjectionPercent: wrapperspb.UInt32(100),
+		// What answers its health check and fails its users stays out.
+		SuccessfulActiveHealthCheckUnejectHost: wrapperspb.Bool(false),
 	}
 	// With every endpoint out the arm must fall through to stable, not panic.
 	canary.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: 0}}
@@ -71,6 +74,8 @@ func endpointsCluster(in traffic.Intent, name string, v View) *clusterv3.Cluster
 		return c
 	}
 	c.HealthChecks = healthChecks(in)
+	// An endpoint that is declared no longer gets no more requests, even if it still answers its health check.
+	c.IgnoreHealthOnHostRemoval = true
 	options(c, in.Protocol, nil)
 	return c
 }
@@ -146,17 +151,30 @@ func healthChecks(in traffic.Intent) []*corev3.HealthCheck {
 	}
 	switch {
 	case h.Path != "":
-		http := &corev3.HealthCheck_HttpHealthCheck{Path: h.Path}
+		http := &corev3.HealthCheck_HttpHealthCheck{Path: h.Path, Host: authority(in)}
 		if in.Protocol != traffic.HTTP {
 			http.CodecClientType = typev3.CodecClientType_HTTP2
 		}
 		check.HealthChecker = &corev3.HealthCheck_HttpHealthCheck_{HttpHealthCheck: http}
 	case in.Protocol == traffic.GRPC:
-		check.HealthChecker = &corev3.HealthCheck_GrpcHealthCheck_{GrpcHealthCheck: &corev3.HealthCheck_GrpcHealthCheck{}}
+		check.HealthChecker = &corev3.HealthCheck_GrpcHealthCheck_{GrpcHealthCheck: &corev3.HealthCheck_GrpcHealthCheck{
+			Authority: authority(in),
+		}}
 	default:
 		check.HealthChecker = &corev3.HealthCheck_TcpHealthCheck_{TcpHealthCheck: &corev3.HealthCheck_TcpHealthCheck{}}
 	}
 	return []*corev3.HealthCheck{check}
+}
+
+// authority is what health checks ask for. Envoy would send the cluster's name, which is not a host name: servers answer
+// 400 to it.
+func authority(in traffic.Intent) string {
+	for _, host := range in.Hosts {
+		if !strings.HasPrefix(host, "*") {
+			return host
+		}
+	}
+	return in.Service
 }
 
 // options say how a cluster's endpoints speak.

@@ -17,7 +17,7 @@ func Listeners(plan traffic.Plan, v View) []*listenerv3.Listener {
 	if v.GRPC {
 		var all []*listenerv3.Listener
 		for _, in := range Intents(plan, v) {
-			for _, host := range in.Hosts {
+			for _, host := range targets(in) {
 				all = append(all, &listenerv3.Listener{Name: host, ApiListener: &listenerv3.ApiListener{
 					ApiListener: logAny(manager(host, &routerv3.Router{})),
 				}})

@@ -2,6 +2,7 @@ package resource
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,7 +31,7 @@ func Routes(plan traffic.Plan, v View) []*routev3.RouteConfiguration {
 	if v.GRPC {
 		var all []*routev3.RouteConfiguration
 		for _, in := range intents {
-			for _, host := range in.Hosts {
+			for _, host := range targets(in) {
 				all = append(all, &routev3.RouteConfiguration{
 					Name:         host,
 					VirtualHosts: []*routev3.VirtualHost{{Name: in.Service, Domains: []string{"*"}, Routes: []*routev3.Route{split(in, v)}}},
@@ -46,6 +47,11 @@ func Routes(plan traffic.Plan, v View) []*routev3.RouteConfiguration {
 		})
 	}
 	return []*routev3.RouteConfiguration{config}
+}
+
+// targets are the hosts that a gRPC client can dial: it asks for a listener by its whole name.
+func targets(in traffic.Intent) []string {
+	return slices.DeleteFunc(slices.Clone(in.Hosts), func(host string) bool { return strings.HasPrefix(host, "*") })
 }
 
 // routes of one service, in the order in which they are tried: testers, users with a cookie, everybody.
@@ -161,6 +167,10 @@ func everyPath() *routev3.RouteMatch_Prefix { return &routev3.RouteMatch_Prefix{
 // a failed try of a retriable request to stable.
 func action(in traffic.Intent, v View) *routev3.RouteAction {
 	a := &routev3.RouteAction{Timeout: durationpb.New(in.Timeout)}
+	if v.GRPC && in.Timeout > 0 {
+		// gRPC clients know the limit by this field only.
+		a.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{MaxStreamDuration: durationpb.New(in.Timeout)}
+	}
 	if v.GRPC || in.Canary == nil || len(in.RetryOn) == 0 || len(in.RetryMethods) == 0 {
 		return a
 	}
