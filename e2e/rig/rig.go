@@ -26,6 +26,8 @@ const Region = "eu-west"
 type Rig struct {
 	t     testing.TB
 	Plane *app.Child
+	// Options as they are, with their defaults.
+	Options Options
 	// Instances by version of the service "shop".
 	Instances map[string]*lab.Instance
 	Sidecars  []*Sidecar
@@ -44,6 +46,12 @@ type Options struct {
 	Protocol lab.Protocol
 	// Versions of the service; default v1 and v2. The first is stable.
 	Versions []string
+	// Rollout is the version that the rollout names; default the last.
+	Rollout string
+	// More are further endpoints by version, beside the instance.
+	More map[string][]string
+	// Digests by version; default the version's name.
+	Digests map[string]string
 	// Sidecars; default 1. Flush is how often they report; default 100ms.
 	Sidecars int
 	Flush    time.Duration
@@ -52,11 +60,7 @@ type Options struct {
 }
 
 var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "aviary-e2e-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "aviary")
+	path := filepath.Join(os.TempDir(), "bin", "aviary")
 	out, err := exec.Command("go", "build", "-o", path, "github.com/aviary-mesh/aviary/cmd/aviary").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
@@ -64,12 +68,24 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// Main runs the tests of a package and takes the built command away.
+// Main runs the tests of a package, with a directory of their own for temporary files, and fails when they left a process, a
+// file or a goroutine behind.
 func Main(m *testing.M) {
-	code := m.Run()
-	if path, err := binary(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	dir, err := os.MkdirTemp("", "aviary-e2e-")
+	if err == nil {
+		err = os.Setenv("TMPDIR", dir)
 	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(filepath.Join(dir, "bin"))
+	if left := leftovers(dir); len(left) > 0 {
+		fmt.Fprintf(os.Stderr, "left behind:\n%s\n", strings.Join(left, "\n"))
+		code = max(code, 1)
+	}
+	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }
 
@@ -110,6 +126,9 @@ func New(t testing.TB, o Options) *Rig {
 	if len(o.Versions) == 0 {
 		o.Versions = []string{"v1", "v2"}
 	}
+	if o.Rollout == "" {
+		o.Rollout = o.Versions[len(o.Versions)-1]
+	}
 	if o.Protocol == "" {
 		o.Protocol = lab.HTTP
 	}
@@ -119,7 +138,7 @@ func New(t testing.TB, o Options) *Rig {
 	if o.Flush == 0 {
 		o.Flush = 100 * time.Millisecond
 	}
-	r := &Rig{t: t, Instances: map[string]*lab.Instance{}}
+	r := &Rig{t: t, Options: o, Instances: map[string]*lab.Instance{}}
 	for _, version := range o.Versions {
 		i, err := lab.StartInstance(lab.InstanceOptions{Service: "shop", Version: version, Protocol: o.Protocol})
 		if err != nil {
@@ -140,10 +159,18 @@ func New(t testing.TB, o Options) *Rig {
 func (r *Rig) Documents(o Options) string {
 	var versions strings.Builder
 	for _, version := range o.Versions {
+		endpoints := fmt.Sprintf("{zone: a, address: %q}", r.Instances[version].Address())
+		for _, address := range o.More[version] {
+			endpoints += fmt.Sprintf(", {zone: a, address: %q}", address)
+		}
+		digest := version
+		if o.Digests[version] != "" {
+			digest = o.Digests[version]
+		}
 		fmt.Fprintf(&versions, `    - name: %s
       digest: "sha256:%s"
-      regions: [{region: %s, capacity: 100000, endpoints: [{zone: a, address: %q}]}]
-`, version, version, Region, r.Instances[version].Address())
+      regions: [{region: %s, capacity: 100000, endpoints: [%s]}]
+`, version, digest, Region, endpoints)
 	}
 	return fmt.Sprintf(`apiVersion: aviary.dev/v1
 kind: Region
@@ -174,11 +201,7 @@ metadata: {name: canary}
 spec:
   availability: {target: "99.9%%"}
 %s---
-apiVersion: aviary.dev/v1
-kind: Rollout
-metadata: {name: shop}
-spec: {service: shop, version: %s, policy: canary}
-`, Region, o.Protocol, o.Versions[0], indent(o.Service), versions.String(), indent(o.Policy), o.Versions[len(o.Versions)-1])
+%s`, Region, o.Protocol, o.Versions[0], indent(o.Service), versions.String(), indent(o.Policy), Rollout(o.Rollout))
 }
 
 func indent(fields string) string {
@@ -199,6 +222,12 @@ func (r *Rig) Apply(documents string) {
 // Sidecar starts an Envoy of "front" and waits until it listens.
 func (r *Rig) Sidecar(id string, flush time.Duration) *Sidecar {
 	r.t.Helper()
+	return r.SidecarWith(id, flush, func(bootstrap []byte) []byte { return bootstrap })
+}
+
+// SidecarWith is Sidecar with a change of its bootstrap.
+func (r *Rig) SidecarWith(id string, flush time.Duration, change func(bootstrap []byte) []byte) *Sidecar {
+	r.t.Helper()
 	port, err := lab.NewPort()
 	if err != nil {
 		r.t.Fatal(err)
@@ -211,7 +240,7 @@ func (r *Rig) Sidecar(id string, flush time.Duration) *Sidecar {
 		r.t.Fatal(err)
 	}
 	log := new(syncBuffer)
-	envoy, err := lab.StartEnvoy(context.Background(), lab.Options{Name: id, Bootstrap: bootstrap, Log: log})
+	envoy, err := lab.StartEnvoy(context.Background(), lab.Options{Name: id, Bootstrap: change(bootstrap), Log: log})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -321,4 +350,13 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+// Rollout is the document of the rollout "shop" to a version.
+func Rollout(version string) string {
+	return fmt.Sprintf(`apiVersion: aviary.dev/v1
+kind: Rollout
+metadata: {name: shop}
+spec: {service: shop, version: %s, policy: canary}
+`, version)
 }
