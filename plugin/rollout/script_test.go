@@ -196,7 +196,7 @@ func (p *player) tickInput(region string, words []string) Input {
 			digest, attempt, _ := strings.Cut(value, "/")
 			in.Trial.Digest = digest
 			in.Trial.Attempt, err = strconv.Atoi(attempt)
-		case "worse", "slower", "overbudget", "outage":
+		case "worse", "slower", "overbudget", "outage", "suspected":
 			in.Verdict.Finding = map[string]evidence.Finding{
 				"worse": evidence.Worse, "slower": evidence.Slower, "overbudget": evidence.OverBudget, "outage": evidence.Outage, "suspected": evidence.Suspected,
 			}[key]
