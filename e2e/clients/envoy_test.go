@@ -93,8 +93,7 @@ func TestAnEnvoyWithoutTheLayerGetsItsWeightsInRoutes(t *testing.T) {
 }
 
 func TestARefusedListenerIsShownAndNotSentAgain(t *testing.T) {
-	o := rig.Options{Policy: `steps: [{share: "50%", hold: 10m}]`, Versions: []string{"v1", "v2"}, Protocol: lab.HTTP}
-	r := rig.New(t, o)
+	r := rig.New(t, rig.Options{})
 	var taken net.Listener
 	_, _ = envoy(t, r, "refuser", func(b map[string]any) {
 		port := b["node"].(map[string]any)["metadata"].(map[string]any)["aviary"].(map[string]any)["port"].(float64)
@@ -121,6 +120,7 @@ func TestARefusedListenerIsShownAndNotSentAgain(t *testing.T) {
 	t.Logf("NACK: %s", first.Nack)
 	// A share that is published a few times over must not bring the listener up again.
 	for range 3 {
+		o := r.Options
 		o.Service = "timeout: 4s"
 		r.Apply(r.Documents(o))
 		o.Service = "timeout: 5s"

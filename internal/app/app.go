@@ -140,7 +140,7 @@ func (a *App) Run(ctx context.Context) error {
 	receiver := telemetry.New(telemetry.Config{
 		Identify: func(ctx context.Context, node *corev3.Node) (telemetry.Proxy, error) {
 			id, err := identify(ctx, node)
-			return telemetry.Proxy{ID: id.proxy, Region: id.region, Service: id.service}, err
+			return telemetry.Proxy{ID: id.proxy(), Region: id.region, Service: id.service}, err
 		},
 		Sink: loop.Observe,
 		Log:  a.cfg.Log,

@@ -164,5 +164,5 @@ func (d *delivery) identify(ctx context.Context, node *corev3.Node) (ads.Client,
 		d.layer(name, r.plan, view)
 		d.snapshot(r, name, view, false)
 	}
-	return ads.Client{Proxy: id.proxy, Region: id.region, Service: id.service, View: name, Lease: view.Weights == resource.InLayer}, nil
+	return ads.Client{Proxy: id.proxy(), Region: id.region, Service: id.service, View: name, Lease: view.Weights == resource.InLayer}, nil
 }

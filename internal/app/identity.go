@@ -15,15 +15,19 @@ import (
 
 // identity is who a client of xDS is.
 type identity struct {
-	proxy, region, service string
+	// node is the id that it gave itself, unique among the proxies of a service in a region.
+	node, region, service string
 }
+
+// proxy names it among all: a lease is never renewed by another's telemetry.
+func (i identity) proxy() string { return i.region + "/" + i.service + "/" + i.node }
 
 // identify returns who is at the other end. With a client certificate region and service come from its only URI SAN
 // (spiffe://DOMAIN/region/R/service/S), and a node that claims others is refused; without one (plaintext) they are what
 // the node says.
 func identify(ctx context.Context, node *corev3.Node) (identity, error) {
-	id := identity{proxy: node.GetId(), region: node.GetLocality().GetRegion(), service: node.GetCluster()}
-	if id.proxy == "" {
+	id := identity{node: node.GetId(), region: node.GetLocality().GetRegion(), service: node.GetCluster()}
+	if id.node == "" {
 		return identity{}, errors.New("node.id is empty: every proxy needs a name of its own")
 	}
 	p, ok := peer.FromContext(ctx)

@@ -140,7 +140,7 @@ func (d *delivery) proxies() []*aviaryv1.ProxyStatus {
 	var all []*aviaryv1.ProxyStatus
 	for _, p := range d.ads.Proxies() {
 		out := &aviaryv1.ProxyStatus{
-			Name: p.Proxy, Region: p.Region, Service: p.Service, Transport: string(p.Transport),
+			Name: p.Node, Region: p.Region, Service: p.Service, Transport: string(p.Transport),
 			Agent: p.UserAgent + "/" + p.UserAgentVersion, Connected: timestamppb.New(p.Connected),
 		}
 		d.mu.Lock()

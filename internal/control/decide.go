@@ -83,6 +83,7 @@ func (c *Controller) settleSaved(s saved) {
 	if len(s.halts) > 0 {
 		next := rollout.Join(c.states[s.rollout], s.halts)
 		c.settle(next, nil, nil, nil)
+		c.publish(true)
 	}
 	r, ok := c.rising[s.place]
 	if !ok || r.number != s.rise {

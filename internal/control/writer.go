@@ -194,6 +194,9 @@ func (w *writer) drain(ctx context.Context) bool {
 		w.mu.Lock()
 		w.busy = false
 		w.mu.Unlock()
+		if errors.Is(err, store.ErrFenced) {
+			w.resign(ctx) // and be a candidate again
+		}
 		if again := err != nil && !errors.Is(err, store.ErrHalted) && !errors.Is(err, store.ErrTooLarge) && ctx.Err() == nil; again {
 			w.log.Warn("state is not persisted yet", "rollout", j.rollout, "region", j.place.region, "error", err)
 			w.requeue(j)
