@@ -63,11 +63,8 @@ func lacks(v resource.View) []string {
 	if v.Weights == resource.InRoutes {
 		all = append(all, "lease") // its weights stay when the control plane is gone
 	}
-	if v.GRPC || !v.Composite {
-		all = append(all, "retry-on-stable")
-	}
 	if v.GRPC {
-		all = append(all, "exact-counts") // it reports loads
+		all = append(all, "retry-on-stable", "exact-counts") // it reports loads
 	}
 	return all
 }

@@ -31,10 +31,11 @@ const (
 func Clusters(in traffic.Intent, v View) []*clusterv3.Cluster {
 	stable := endpointsCluster(in, StableCluster(in.Service, in.Stable.Version), v)
 	stable.OutlierDetection = &clusterv3.OutlierDetection{
-		// A stable version is not ejected for what it answers, only for not answering, and never as a whole.
+		// Of stable an endpoint is ejected for being down (unreachable, 502, 503, 504), not for its errors; never more than
+		// half, and never the only one. Envoy counts the endpoint to be ejected: under 50 % two would never lose one.
 		EnforcingConsecutive_5Xx: wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0),
 		ConsecutiveGatewayFailure: wrapperspb.UInt32(5), EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),
-		MaxEjectionPercent: wrapperspb.UInt32(30), BaseEjectionTime: durationpb.New(10 * time.Second),
+		MaxEjectionPercent: wrapperspb.UInt32(50), BaseEjectionTime: durationpb.New(10 * time.Second),
 	}
 	all := []*clusterv3.Cluster{stable}
 	if in.Canary == nil {
@@ -112,7 +113,7 @@ func armCluster(in traffic.Intent, v View) *clusterv3.Cluster {
 		config = &aggregatev3.ClusterConfig{Clusters: []string{canary, stable}}
 	}
 	arm.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
-		Name: name, TypedConfig: logAny(config),
+		Name: name, TypedConfig: packed(config),
 	}}
 	return arm
 }
@@ -188,7 +189,7 @@ func options(c *clusterv3.Cluster, p traffic.Protocol, common *corev3.HttpProtoc
 		}
 	}
 	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{
-		"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": logAny(&httpv3.HttpProtocolOptions{
+		"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed(&httpv3.HttpProtocolOptions{
 			CommonHttpProtocolOptions: common,
 			UpstreamProtocolOptions:   &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
 		}),

@@ -19,7 +19,7 @@ func Listeners(plan traffic.Plan, v View) []*listenerv3.Listener {
 		for _, in := range Intents(plan, v) {
 			for _, host := range targets(in) {
 				all = append(all, &listenerv3.Listener{Name: host, ApiListener: &listenerv3.ApiListener{
-					ApiListener: logAny(manager(host, &routerv3.Router{})),
+					ApiListener: packed(manager(host, &routerv3.Router{})),
 				}})
 			}
 		}
@@ -49,7 +49,7 @@ func Listeners(plan traffic.Plan, v View) []*listenerv3.Listener {
 		}}},
 		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
 			Name:       "envoy.filters.network.http_connection_manager",
-			ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: logAny(m)},
+			ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: packed(m)},
 		}}}},
 	}}
 }
@@ -62,7 +62,7 @@ func manager(route string, router *routerv3.Router) *hcmv3.HttpConnectionManager
 		}},
 		HttpFilters: []*hcmv3.HttpFilter{{
 			Name:       "envoy.filters.http.router",
-			ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: logAny(router)},
+			ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: packed(router)},
 		}},
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	previousv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -34,7 +35,7 @@ func Routes(plan traffic.Plan, v View) []*routev3.RouteConfiguration {
 			for _, host := range targets(in) {
 				all = append(all, &routev3.RouteConfiguration{
 					Name:         host,
-					VirtualHosts: []*routev3.VirtualHost{{Name: in.Service, Domains: []string{"*"}, Routes: []*routev3.Route{split(in, v)}}},
+					VirtualHosts: []*routev3.VirtualHost{{Name: in.Service, Domains: []string{"*"}, Routes: routes(in, v)}},
 				})
 			}
 		}
@@ -60,7 +61,7 @@ func routes(in traffic.Intent, v View) []*routev3.Route {
 	if in.TesterHeader != "" {
 		all = testers(in, v)
 	}
-	if in.StickyCookie == "" || in.Canary == nil {
+	if in.StickyCookie == "" || in.Canary == nil || v.GRPC { // gRPC clients split at random
 		return append(all, split(in, v))
 	}
 	known, fresh := split(in, v), split(in, v)
@@ -180,6 +181,16 @@ func action(in traffic.Intent, v View) *routev3.RouteAction {
 		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{
 			BaseInterval: durationpb.New(time.Millisecond), MaxInterval: durationpb.New(10 * time.Millisecond),
 		},
+	}
+	if !v.Composite {
+		// Priorities of an aggregate cluster go on from the canary's to stable's; without this it would be tried again on the
+		// canary.
+		a.RetryPolicy.RetryPriority = &routev3.RetryPolicy_RetryPriority{
+			Name: "envoy.retry_priorities.previous_priorities",
+			ConfigType: &routev3.RetryPolicy_RetryPriority_TypedConfig{
+				TypedConfig: packed(&previousv3.PreviousPrioritiesConfig{UpdateFrequency: 1}),
+			},
+		}
 	}
 	for _, method := range in.RetryMethods {
 		a.RetryPolicy.RetriableRequestHeaders = append(a.RetryPolicy.RetriableRequestHeaders, &routev3.HeaderMatcher{

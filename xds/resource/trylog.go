@@ -1,14 +1,10 @@
 package resource
 
 import (
-	"fmt"
-
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	statslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stats/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -83,7 +79,7 @@ func statsLog(filter *accesslogv3.AccessLogFilter, config *statslogv3.Config) *a
 	return &accesslogv3.AccessLog{
 		Name:       "envoy.access_loggers.stats",
 		Filter:     filter,
-		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: logAny(config)},
+		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: packed(config)},
 	}
 }
 
@@ -92,17 +88,8 @@ func filterCEL(expression string) *accesslogv3.AccessLogFilter {
 		ExtensionFilter: &accesslogv3.ExtensionFilter{
 			Name: "envoy.access_loggers.extension_filters.cel",
 			ConfigType: &accesslogv3.ExtensionFilter_TypedConfig{
-				TypedConfig: logAny(&celv3.ExpressionFilter{Expression: expression}),
+				TypedConfig: packed(&celv3.ExpressionFilter{Expression: expression}),
 			},
 		},
 	}}
-}
-
-// logAny packs the constants above; an error would be a bug in this file.
-func logAny(m proto.Message) *anypb.Any {
-	out := &anypb.Any{}
-	if err := anypb.MarshalFrom(out, m, proto.MarshalOptions{Deterministic: true}); err != nil {
-		panic(fmt.Sprintf("resource: access log: %v", err))
-	}
-	return out
 }

@@ -24,8 +24,8 @@ type View struct {
 	// Gateway is given every service of the region, on a public listener.
 	Gateway bool
 	Weights WeightsIn
-	// Composite: the client has the composite cluster. Without it an aggregate cluster falls through to stable only when
-	// the canary has no healthy endpoint; a failed try is not saved.
+	// Composite: the client has the composite cluster. Without it the arm is an aggregate cluster, which does the same as
+	// long as the route's retries leave out the priorities that were tried.
 	Composite bool
 	// GRPC is a proxyless gRPC client: one listener a host, without an address, and no arm.
 	GRPC bool
