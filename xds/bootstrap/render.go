@@ -64,7 +64,7 @@ func Render(o Options) ([]byte, error) {
 				ApiType:                   corev3.ApiConfigSource_DELTA_GRPC,
 				TransportApiVersion:       corev3.ApiVersion_V3,
 				SetNodeOnFirstMessageOnly: true,
-				GrpcServices:              []*corev3.GrpcService{grpcService()},
+				GrpcServices:              []*corev3.GrpcService{adsService()},
 			},
 		},
 		LayeredRuntime: &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{
@@ -109,6 +109,16 @@ func grpcService() *corev3.GrpcService {
 	return &corev3.GrpcService{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{
 		EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: cluster},
 	}}
+}
+
+// adsService has the stream opened again soon after a control plane came back: with Envoy's own back-off of up to 30 s leases
+// end that a restart had handed over.
+func adsService() *corev3.GrpcService {
+	s := grpcService()
+	s.GetEnvoyGrpc().RetryPolicy = &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{
+		BaseInterval: durationpb.New(200 * time.Millisecond), MaxInterval: durationpb.New(2 * time.Second),
+	}}
+	return s
 }
 
 func admin(address string) *bootstrapv3.Admin {
