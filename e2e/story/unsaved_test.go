@@ -27,7 +27,7 @@ func TestUnsaved(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			c.users.Rate = 60
+			c.users.Rate = 150
 			r, users := begun(t, rig.Options{Protocol: c.protocol, Service: c.service, Policy: quarter}, c.users)
 			r.UntilWeight(2500, climb)
 			served(r, "v2", 20)
