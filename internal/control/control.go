@@ -29,7 +29,8 @@ type Delivery interface {
 type Config struct {
 	Store    *store.Store
 	Delivery Delivery
-	// Effect tells what proxies acknowledged, for the status; nil: nobody knows.
+	// Effect tells what proxies acknowledged, for the status and the clock of a step; nil: nobody knows, and a share counts
+	// as set when it is published. It must not call the Controller.
 	Effect func(region, service, version string, weight uint32) Effect
 	// Name of this process in elections; default "aviary".
 	Name string
@@ -64,7 +65,9 @@ type Controller struct {
 	watches map[place]*watch
 	plans   map[string]traffic.Plan
 	// rising holds what was proposed to the store and may be adopted once it is written.
-	rising  map[place]proposal
+	rising map[place]proposal
+	// unseen holds the shares that no proxy has acknowledged yet: an intended share is not one that was held.
+	unseen  map[place]uint32
 	number  uint64        // of the last proposal
 	changed chan struct{} // closed and replaced at every change of a state
 }
@@ -95,6 +98,7 @@ func New(cfg Config) *Controller {
 		watches: map[place]*watch{},
 		plans:   map[string]traffic.Plan{},
 		rising:  map[place]proposal{},
+		unseen:  map[place]uint32{},
 		changed: make(chan struct{}),
 	}
 }

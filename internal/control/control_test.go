@@ -62,6 +62,7 @@ type world struct {
 	now     time.Time
 	plans   []traffic.Plan
 	renewed []string
+	away    bool // no proxy has what was published
 }
 
 func (w *world) Publish(plan traffic.Plan, _ bool) {
@@ -74,6 +75,15 @@ func (w *world) Renew(proxies []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.renewed = append(w.renewed, proxies...)
+}
+
+func (w *world) effect(_, _, _ string, weight uint32) Effect {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.away {
+		return Effect{Proxies: 1}
+	}
+	return Effect{Min: weight, Max: weight, Acked: 1, Proxies: 1}
 }
 
 func (w *world) clock() time.Time {
@@ -129,7 +139,7 @@ func (w *world) apply(text string) {
 // start runs a controller; kill ends it without a hand-over being of use, quit with one.
 func (w *world) start() {
 	w.t.Helper()
-	w.Controller = New(Config{Store: w.store, Delivery: w, Now: w.clock, Log: slog.New(slog.DiscardHandler), Tick: 20 * time.Millisecond})
+	w.Controller = New(Config{Store: w.store, Delivery: w, Effect: w.effect, Now: w.clock, Log: slog.New(slog.DiscardHandler), Tick: 20 * time.Millisecond})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx, 10*time.Second) }()
@@ -290,6 +300,29 @@ func TestAnEditOfTheServiceNeverRaisesAWeight(t *testing.T) {
 	}
 	w.apply(strings.Replace(documents, "sha256:2222", "sha256:3333", 1))
 	w.until("at zero for the new digest", func() bool { return w.intent().Weight == 0 })
+}
+
+// A share that no proxy has is not held, however fresh the evidence is.
+func TestAStepBeginsWhenAProxyHasIt(t *testing.T) {
+	w := newWorld(t)
+	w.away = true
+	w.start()
+	w.climb(500)
+	for range 10 {
+		w.second(5, 0)
+	}
+	if r := w.region(); r.Weight != 500 || r.Held != 0 || r.Phase != rollout.Progressing {
+		t.Fatalf("a share that nobody has: %+v", r)
+	}
+	w.mu.Lock()
+	w.away = false
+	w.mu.Unlock()
+	w.second(5, 0)
+	w.second(5, 0)
+	if r := w.region(); r.Weight != 500 || r.Held == 0 || r.Held > 2*time.Second {
+		t.Fatalf("just acknowledged: %+v", r)
+	}
+	w.secondsUntil("at 50 %", func() bool { return w.intent().Weight == 5000 })
 }
 
 func TestActsSayWhatIsWrong(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/aviary-mesh/aviary/internal/store"
 	"github.com/aviary-mesh/aviary/plugin/rollout"
@@ -27,6 +28,7 @@ func (c *Controller) decide(names []string) {
 				in[region] = w.take()
 			}
 		}
+		c.await(name, now)
 		state, known := c.states[name]
 		if !known {
 			state = rollout.State{Rollout: name}
@@ -35,6 +37,28 @@ func (c *Controller) decide(names []string) {
 		c.settle(next, events, in, nil)
 	}
 	c.adoptStable()
+}
+
+// await has the clock of a step begin when the first proxy has its share.
+func (c *Controller) await(name string, now time.Time) {
+	state := c.states[name]
+	for region, here := range state.Regions {
+		p := place{name, region}
+		weight, waits := c.unseen[p]
+		if !waits {
+			continue
+		}
+		if uint32(here.Weight) != weight || c.cfg.Effect(region, state.Service, here.Version, weight).Acked > 0 {
+			delete(c.unseen, p)
+			continue
+		}
+		here.Since, here.WeightAt = now.UTC().Round(0), now.UTC().Round(0)
+		state.Regions = maps.Clone(state.Regions)
+		state.Regions[region] = here
+	}
+	if state.Rollout != "" {
+		c.states[name] = state
+	}
 }
 
 // settle puts a decision in force. What falls, or stays, is in force at once and persisted after; what rises is persisted
@@ -101,6 +125,9 @@ func (c *Controller) settleSaved(s saved) {
 	}
 	to := fresher(r.to, here)
 	to.WeightAt = c.cfg.Now() // from now on proxies are told
+	if c.cfg.Effect != nil && to.Weight > 0 {
+		c.unseen[s.place] = uint32(to.Weight)
+	}
 	state.Regions = maps.Clone(state.Regions)
 	state.Regions[s.place.region] = to
 	c.states[s.rollout] = state
