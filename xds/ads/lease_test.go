@@ -28,7 +28,7 @@ func leased(t *testing.T, open opener, cfg Config) (*rig, *peer, got) {
 		t.Errorf("%+v", s)
 	}
 	time.Sleep(time.Second)
-	r.Renew("p", "nobody")
+	r.Renew("p")
 	live := p.accept("RTDS +aviary")[0]
 	if live.Layer.GetFields()["w.canary"].GetNumberValue() != 500 || live.TTL["aviary"] != ttl || live.Version == safe.Version {
 		t.Fatalf("%+v", live)
@@ -227,6 +227,29 @@ func TestGrace(t *testing.T) {
 		late.subscribe(Runtime, "aviary")
 		if g := late.accept("RTDS +aviary")[0]; len(g.Layer.GetFields()) != 0 {
 			t.Errorf("%+v", g)
+		}
+	})
+}
+
+// After a restart a proxy's flushes are back before its stream, which then must not be given an empty layer first.
+func TestARenewalBeforeTheStream(t *testing.T) {
+	inBoth(t, func(t *testing.T, open opener) {
+		r := newRig(t, Config{Identify: byNode, Linger: time.Minute})
+		r.layer(layerOf(ttl, map[string]any{"w.canary": 500}))
+		r.Renew("p", "nobody")
+		time.Sleep(time.Second)
+		p := open(r, node("p"))
+		p.subscribe(Runtime, "aviary")
+		g := p.accept("RTDS +aviary")[0]
+		if g.Layer.GetFields()["w.canary"].GetNumberValue() != 500 || g.TTL["aviary"] != ttl-time.Second {
+			t.Errorf("%+v", g)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.proxies["nobody"] != nil || r.proxies["p"] == nil {
+			t.Errorf("remembered %v", r.proxies)
 		}
 	})
 }

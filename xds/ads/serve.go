@@ -122,11 +122,7 @@ func (s *Server) identify(ctx context.Context, st *stream, node *corev3.Node) er
 		st.urgentGen = pub.urgentGen // what was urgent before it came is not urgent for it
 	}
 	s.mu.Lock()
-	p := s.proxies[client.Proxy]
-	if p == nil {
-		p = &proxy{start: s.start}
-		s.proxies[client.Proxy] = p
-	}
+	p := s.proxy(client.Proxy)
 	if p.linger != nil {
 		p.linger.Stop()
 		p.linger = nil
@@ -152,11 +148,26 @@ func (s *Server) disconnect(st *stream) {
 	if len(p.streams) > 0 || s.closed {
 		return
 	}
+	s.linger(st.client.Proxy, p)
+}
+
+// proxy of a name, made when it is new; s.mu is held.
+func (s *Server) proxy(name string) *proxy {
+	p := s.proxies[name]
+	if p == nil {
+		p = &proxy{start: s.start}
+		s.proxies[name] = p
+	}
+	return p
+}
+
+// linger forgets a proxy without a stream after a while; s.mu is held.
+func (s *Server) linger(name string, p *proxy) {
 	p.linger = time.AfterFunc(s.cfg.Linger, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if len(p.streams) == 0 && s.proxies[st.client.Proxy] == p {
-			delete(s.proxies, st.client.Proxy)
+		if len(p.streams) == 0 && s.proxies[name] == p {
+			delete(s.proxies, name)
 		}
 	})
 }

@@ -184,14 +184,19 @@ func (s *Server) PublishLayer(view string, layer Layer) error {
 	return nil
 }
 
-// Renew says that these proxies' flushes arrived and were judged: their leases stand for another TTL from now. Proxies that
-// are not connected, and were not within Config.Linger, are passed over.
+// Renew says that these proxies' flushes arrived and were judged: their leases stand for another TTL from now. A proxy that
+// is not connected keeps its renewal for Config.Linger: after a restart flushes are back before streams.
 func (s *Server) Renew(proxies ...string) {
 	now := time.Now()
 	var streams []*stream
 	s.mu.Lock()
 	for _, name := range proxies {
-		if p := s.proxies[name]; p != nil {
+		p := s.proxies[name]
+		if p == nil && !s.closed {
+			p = s.proxy(name)
+			s.linger(name, p)
+		}
+		if p != nil {
 			p.renew(now)
 			streams = append(streams, p.streams...)
 		}
