@@ -49,18 +49,25 @@ func TestPauseAndPromote(t *testing.T) {
 	noFailedGET(t, users)
 }
 
-// TestPromotion lets a rollout come to its end by itself, and takes it back by one command.
+// TestPromotion lets a rollout come to its end by itself, with no way back to the old version in between, and takes it back by
+// one command.
 func TestPromotion(t *testing.T) {
 	t.Parallel()
-	r, users := begun(t, rig.Options{Sidecars: 2, Policy: `steps: [{share: "20%", hold: 1s}, {share: "100%", hold: 1s}]`}, lab.UsersOptions{Rate: 150})
+	r, users := begun(t, rig.Options{Sidecars: 2, Policy: `steps: [{share: "20%", hold: 1s}, {share: "100%", hold: 2s}]`}, lab.UsersOptions{Rate: 150})
 	follow := r.Follow("v2")
+	r.UntilWeight(10_000, climb)
+	served(r, "v2", 50)
+	last := r.Instances["v1"].Counts().Received
 	r.UntilPhase(promoted, climb)
-	follow.Stop()
 	all(r, "v2", "v1")
+	follow.Stop()
+	if n := r.Instances["v1"].Counts().Received - last; n > 0 {
+		t.Errorf("%d requests went back to v1 at the promotion", n)
+	}
 	for _, s := range r.Sidecars {
 		before := uint32(0)
 		for _, c := range follow.Of(s.ID) {
-			if c.Weight < before {
+			if c.Weight < before && before < 10_000 {
 				t.Errorf("the share fell on the way: %v", follow)
 			}
 			before = c.Weight
@@ -70,10 +77,10 @@ func TestPromotion(t *testing.T) {
 	r.Act("rollback")
 	took := time.Since(before)
 	all(r, "v1", "v2")
-	last := r.Instances["v2"].Counts().LastReceived.Sub(before)
+	after := r.Instances["v2"].Counts().LastReceived.Sub(before)
 	noFailedGET(t, users)
 	t.Logf("promoted by way of %v; rolled back: persisted after %v, last request of v2 after %v; %d requests, none failed",
-		follow, took.Round(time.Millisecond), last.Round(time.Millisecond), users.Report().Done)
+		follow, took.Round(time.Millisecond), after.Round(time.Millisecond), users.Report().Done)
 }
 
 // TestRetry halts a canary and starts it again, healed, as a person may.

@@ -35,6 +35,9 @@ type region struct {
 	views map[string]resource.View
 	// bundles are the clusters and endpoints of services by kind of client, encoded once a plan.
 	bundles map[bundle][]*ads.Resource
+	// promoted are, by service, the splits of canaries that are stable now. Their shares stay in the layer, as routes that
+	// name the split are at the proxies for a moment longer, and without its shares would go back to the old version.
+	promoted map[string]traffic.Intent
 }
 
 // bundle names the clusters and endpoints of one service for one kind of client.
@@ -52,6 +55,7 @@ func (d *delivery) Publish(plan traffic.Plan, weights bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := d.region(plan.Region)
+	r.keepPromoted(plan)
 	r.plan = plan
 	if !weights {
 		clear(r.bundles)
@@ -59,12 +63,32 @@ func (d *delivery) Publish(plan traffic.Plan, weights bool) {
 	// Layers first: they are what takes traffic from a canary.
 	for name, view := range r.views {
 		if view.Weights == resource.InLayer {
-			d.layer(name, plan, view)
+			d.layer(name, r, view)
 		}
 	}
 	for name, view := range r.views {
 		if !weights || view.Weights == resource.InRoutes {
 			d.snapshot(r, name, view, weights)
+		}
+	}
+}
+
+// keepPromoted notes which canaries of the plan before are stable in the next one, and forgets those that are not any more,
+// or beside which there is another canary.
+func (r *region) keepPromoted(next traffic.Plan) {
+	before := map[string]traffic.Intent{}
+	for _, in := range r.plan.Intents {
+		if in.Canary != nil && in.Weight > 0 {
+			before[in.Service] = in
+		} else if split, ok := r.promoted[in.Service]; ok {
+			before[in.Service] = split
+		}
+	}
+	clear(r.promoted)
+	for _, in := range next.Intents {
+		split, ok := before[in.Service]
+		if ok && in.Canary == nil && split.Canary.Version == in.Stable.Version && split.Canary.Digest == in.Stable.Digest {
+			r.promoted[in.Service] = split
 		}
 	}
 }
@@ -75,7 +99,7 @@ func (d *delivery) Renew(proxies []string) { d.ads.Renew(proxies...) }
 func (d *delivery) region(name string) *region {
 	r := d.regions[name]
 	if r == nil {
-		r = &region{plan: traffic.Plan{Region: name}, views: map[string]resource.View{}, bundles: map[bundle][]*ads.Resource{}}
+		r = &region{plan: traffic.Plan{Region: name}, views: map[string]resource.View{}, bundles: map[bundle][]*ads.Resource{}, promoted: map[string]traffic.Intent{}}
 		d.regions[name] = r
 	}
 	return r
@@ -135,7 +159,14 @@ func (r *region) build(v resource.View) (*ads.Snapshot, error) {
 }
 
 // layer publishes the weights of a view.
-func (d *delivery) layer(name string, plan traffic.Plan, v resource.View) {
+func (d *delivery) layer(name string, r *region, v resource.View) {
+	plan := r.plan
+	plan.Intents = slices.Clone(plan.Intents)
+	for i, in := range plan.Intents {
+		if split, ok := r.promoted[in.Service]; ok {
+			plan.Intents[i] = split
+		}
+	}
 	values, lease := resource.Layer(plan, v)
 	if err := d.ads.PublishLayer(name, ads.Layer{Name: layerName, Values: values, TTL: lease}); err != nil {
 		d.log.Error("weights cannot be published; proxies keep what they have until their leases end", "view", name, "error", err)
@@ -161,7 +192,7 @@ func (d *delivery) identify(ctx context.Context, node *corev3.Node) (ads.Client,
 	}
 	if _, ok := r.views[name]; !ok {
 		r.views[name] = view
-		d.layer(name, r.plan, view)
+		d.layer(name, r, view)
 		d.snapshot(r, name, view, false)
 	}
 	return ads.Client{Proxy: id.proxy(), Region: id.region, Service: id.service, View: name, Lease: view.Weights == resource.InLayer}, nil

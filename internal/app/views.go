@@ -108,13 +108,14 @@ func (d *delivery) effective(p ads.ProxyStatus, service, version string) (has ui
 		if in.Service != service {
 			continue
 		}
-		if view.Weights == resource.InLayer {
+		synced := slices.ContainsFunc(p.Types, func(t ads.TypeStatus) bool { return t.Type == ads.Route && t.State == ads.Synced })
+		switch {
+		case synced && in.Canary == nil: // whatever the layer says, no route splits
+			return 0, true
+		case view.Weights == resource.InLayer:
 			return resource.Weight(p.Effective, service, version), true
-		}
-		for _, t := range p.Types {
-			if t.Type == ads.Route && t.State == ads.Synced {
-				return in.Weight, true
-			}
+		case synced:
+			return in.Weight, true
 		}
 		return 0, true
 	}
