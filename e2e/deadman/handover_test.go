@@ -9,12 +9,12 @@ import (
 // canary's traffic goes on, for longer than the leases that the first process gave.
 func TestHandOver(t *testing.T) {
 	t.Parallel()
-	r, users := half(t, "8s")
+	r, users := half(t, "10s")
 	s := r.Status()
 	follow := r.Follow("v2")
 	served(r, "v2", 10)
-	// A deployment may take a while between the two.
-	away := []time.Duration{0, 2 * time.Second}
+	// A deployment may take a while between the two; a hand-over stands for half of the lease.
+	away := []time.Duration{0, 2500 * time.Millisecond}
 	if long {
 		away = append(away, 0, 0, 0, 0, time.Second, time.Second, 2*time.Second, 2*time.Second)
 	}
@@ -33,7 +33,7 @@ func TestHandOver(t *testing.T) {
 		stopped, started = max(stopped, down.Sub(begin)), max(started, time.Since(down))
 		received, at := r.Instances["v2"].Counts().Received, time.Now()
 		var gap time.Duration
-		for end := time.Now().Add(9 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(11 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			if n := r.Instances["v2"].Counts().Received; n != received {
 				received, at = n, time.Now()
 			}

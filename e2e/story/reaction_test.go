@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,13 +43,17 @@ func TestReaction(t *testing.T) {
 		{"broken mid-body, flush 100ms", 100 * time.Millisecond, lab.FailBreak},
 		{"broken mid-body, flush 1s", time.Second, lab.FailBreak},
 	} {
+		if c.kind == lab.FailBreak && c.flush == time.Second && !long {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) { measureReaction(t, runs, c.flush, c.kind) })
 	}
 }
 
 func measureReaction(t *testing.T, runs int, flush time.Duration, kind lab.Kind) {
 	// A version a run: what is halted or ejected stays so.
-	o := rig.Options{Versions: []string{"v1"}, Policy: quarter, Flush: flush}
+	o := rig.Options{Versions: []string{"v1"}, Flush: flush}
+	o.Policy = strings.Replace(quarter, "holdAfter: 1s", "holdAfter: 2s", 1) // more than a flush, or no evidence is fresh
 	for n := range runs {
 		o.Versions = append(o.Versions, fmt.Sprintf("v%d", n+2))
 	}
