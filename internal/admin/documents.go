@@ -32,6 +32,7 @@ func (s *Server) change(ctx context.Context, make func(stored []store.Revision) 
 		var stored []store.Revision
 		var batch store.Batch
 		var applied []store.Applied
+		var at int64
 		stored, expected, e := s.cfg.Store.Documents(ctx)
 		if e != nil {
 			return nil, e
@@ -40,9 +41,13 @@ func (s *Server) change(ctx context.Context, make func(stored []store.Revision) 
 			return nil, err
 		}
 		batch.Expected = expected
-		if applied, _, err = s.cfg.Store.Apply(ctx, batch); !errors.Is(err, store.ErrConflict) {
-			return applied, err
+		if applied, at, err = s.cfg.Store.Apply(ctx, batch); errors.Is(err, store.ErrConflict) {
+			continue
 		}
+		if err == nil && s.cfg.InForce != nil && slices.ContainsFunc(applied, func(a store.Applied) bool { return a.Outcome != store.Unchanged }) {
+			s.cfg.InForce(ctx, at)
+		}
+		return applied, err
 	}
 	return nil, fmt.Errorf("%w, %d times in a row: try again", err, attempts)
 }

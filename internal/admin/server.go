@@ -43,6 +43,9 @@ type Config struct {
 	// Authorize lets a caller in or says why not; nil lets everyone in whom the transport let in. Health and reflection
 	// are not asked for.
 	Authorize func(context.Context) error
+	// InForce waits until documents up to a store revision are what decisions are made from, so that an act may follow an
+	// apply at once; it gives up by itself, as the documents are kept either way. nil: nobody waits.
+	InForce func(ctx context.Context, storeRevision int64)
 	// Version of the program.
 	Version string
 	// Log gets what is not the caller's fault; default slog.Default().

@@ -155,7 +155,7 @@ func (a *App) Run(ctx context.Context) error {
 	receiver.Register(xds)
 	api, err := admin.New(admin.Config{
 		Store: kept, Rollouts: loop, Proxies: d.proxies, Version: a.cfg.Version, Log: a.cfg.Log,
-		Authorize: operator,
+		Authorize: operator, InForce: loop.InForce,
 	}, a.credentials())
 	if err != nil {
 		return err

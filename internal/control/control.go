@@ -59,8 +59,9 @@ type Controller struct {
 
 	// Owned by the loop.
 	set     *spec.Set
-	until   time.Time // of the hand-over; set before ready is closed
-	from    int64     // the store revision at which documents were read first
+	until   time.Time     // of the hand-over; set before ready is closed
+	at      int64         // the store revision of the documents in force
+	newer   chan struct{} // closed and replaced whenever at changes
 	states  map[string]rollout.State
 	watches map[place]*watch
 	plans   map[string]traffic.Plan
@@ -100,6 +101,7 @@ func New(cfg Config) *Controller {
 		rising:  map[place]proposal{},
 		unseen:  map[place]uint32{},
 		changed: make(chan struct{}),
+		newer:   make(chan struct{}),
 	}
 }
 
@@ -149,7 +151,8 @@ func (c *Controller) Run(ctx context.Context, grace time.Duration) error {
 		c.writer.resign(last)
 	}()
 
-	changes := c.cfg.Store.Watch(ctx, c.from)
+	documents := make(chan declared)
+	go c.follow(ctx, c.at, documents)
 	c.decide(c.all())
 	c.publish(false)
 	c.cfg.Log.Info("control loop started", "rollouts", len(c.states), "handover", handover)
@@ -167,13 +170,14 @@ func (c *Controller) Run(ctx context.Context, grace time.Duration) error {
 			call()
 		case s := <-c.writer.saved:
 			c.settleSaved(s)
-		case _, ok := <-changes:
+		case d, ok := <-documents:
 			if !ok {
+				if ctx.Err() != nil {
+					return nil
+				}
 				return fmt.Errorf("documents can no longer be watched: %w", store.ErrClosed)
 			}
-			if err := c.reload(ctx); err != nil {
-				c.cfg.Log.Error("documents could not be read; the last good ones stay in force", "error", err)
-			}
+			c.adopt(d)
 		case <-ticker.C:
 			c.decide(c.all())
 			c.publish(true)

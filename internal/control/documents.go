@@ -26,9 +26,11 @@ type handover struct {
 
 // load reads documents and state at the start and reports whether another process handed over in time.
 func (c *Controller) load(ctx context.Context) (handedOver bool, err error) {
-	if err := c.reload(ctx); err != nil {
+	first, err := c.read(ctx)
+	if err != nil {
 		return false, err
 	}
+	c.set, c.at = first.set, first.at
 	kept, err := c.cfg.Store.Rollouts(ctx)
 	if err != nil {
 		return false, fmt.Errorf("rollout state: %w", err)
@@ -137,13 +139,18 @@ func (c *Controller) handOver(ctx context.Context) {
 	}
 }
 
-// reload reads the documents. What does not fit together leaves the last good set in force.
-func (c *Controller) reload(ctx context.Context) error {
+// declared is a validated set of documents as it was at a store revision.
+type declared struct {
+	set *spec.Set
+	at  int64
+}
+
+func (c *Controller) read(ctx context.Context) (declared, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	revisions, at, err := c.cfg.Store.Documents(ctx)
 	if err != nil {
-		return err
+		return declared{}, err
 	}
 	docs := make([]*aviaryv1.Document, len(revisions))
 	for i, r := range revisions {
@@ -151,14 +158,62 @@ func (c *Controller) reload(ctx context.Context) error {
 	}
 	set, err := spec.Build(docs, nil)
 	if err != nil {
-		return fmt.Errorf("stored documents: %w", err)
+		return declared{}, fmt.Errorf("stored documents: %w", err)
 	}
-	c.set = set
-	if c.from == 0 {
-		c.from = at
-		return nil
+	return declared{set, at}, nil
+}
+
+// follow reads the documents beside the loop, whenever they changed after a store revision, until ctx ends or the store
+// closes. What cannot be read, or does not fit together, leaves the last good set in force.
+func (c *Controller) follow(ctx context.Context, after int64, to chan<- declared) {
+	defer close(to)
+	for range c.cfg.Store.Watch(ctx, after) {
+		d, err := c.read(ctx)
+		for pause := 50 * time.Millisecond; err != nil; pause = min(2*pause, 5*time.Second) {
+			if ctx.Err() != nil {
+				return
+			}
+			c.cfg.Log.Error("documents could not be read; the last good ones stay in force", "error", err)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			d, err = c.read(ctx)
+		}
+		select {
+		case to <- d:
+		case <-ctx.Done():
+			return
+		}
 	}
+}
+
+// adopt puts documents in force.
+func (c *Controller) adopt(d declared) {
+	c.set, c.at = d.set, d.at
 	c.decide(c.all())
 	c.publish(false)
-	return nil
+	close(c.newer)
+	c.newer = make(chan struct{})
+}
+
+// inForceWithin bounds how long an apply waits for the loop.
+const inForceWithin = 5 * time.Second
+
+// InForce waits until the documents of a store revision, or later ones, are what the loop decides from. It gives up after
+// a while, when ctx ends, and when the loop has ended.
+func (c *Controller) InForce(ctx context.Context, storeRevision int64) {
+	ctx, cancel := context.WithTimeout(ctx, inForceWithin)
+	defer cancel()
+	for {
+		var at int64
+		var newer <-chan struct{}
+		if c.call(ctx, func() { at, newer = c.at, c.newer }) != nil || at >= storeRevision {
+			return
+		}
+		select {
+		case <-newer:
+		case <-ctx.Done():
+		}
+	}
 }
