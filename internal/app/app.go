@@ -113,6 +113,9 @@ func (a *App) Ready() <-chan struct{} { return a.ready }
 // linger is how long a proxy without a stream keeps its renewal: the longest lease that a policy may ask for.
 const linger = 5 * time.Minute
 
+// maxFlush bounds a proxy's report of telemetry: a gateway's of thousands of services is far below.
+const maxFlush = 64 << 20
+
 // How long each part of a clean stop may take.
 const (
 	stopAdmin   = 2 * time.Second
@@ -136,7 +139,7 @@ func (a *App) Run(ctx context.Context) error {
 	d := newDelivery(a.cfg.Log)
 	server := ads.New(ads.Config{Identify: d.identify, Linger: linger, Log: a.cfg.Log})
 	d.ads = server
-	loop := control.New(control.Config{Store: kept, Delivery: d, Effect: d.effect, Log: a.cfg.Log})
+	loop := control.New(control.Config{Store: kept, Delivery: d, Effect: d.effect, Leases: d.leases, Log: a.cfg.Log})
 	receiver := telemetry.New(telemetry.Config{
 		Identify: func(ctx context.Context, node *corev3.Node) (telemetry.Proxy, error) {
 			id, err := identify(ctx, node)
@@ -147,6 +150,7 @@ func (a *App) Run(ctx context.Context) error {
 	})
 
 	xds := grpc.NewServer(append(server.Options(), a.credentials(),
+		grpc.MaxRecvMsgSize(maxFlush),
 		grpc.ReadBufferSize(2<<10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: bootstrap.KeepAlive / 2, PermitWithoutStream: true}),
@@ -178,9 +182,11 @@ func (a *App) Run(ctx context.Context) error {
 		server.Close()
 		return <-decided
 	}
-	if until := loop.HandedOver(); !until.IsZero() {
-		server.Grace(until)
+	renewed := map[string]time.Time{}
+	for _, l := range loop.HandedOver() {
+		renewed[l.Proxy] = l.Renewed
 	}
+	server.Restore(renewed)
 	serve := func(name string, f func() error) {
 		go func() {
 			if err := f(); err != nil && !errors.Is(err, http.ErrServerClosed) {

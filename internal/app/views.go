@@ -122,6 +122,17 @@ func (d *delivery) effective(p ads.ProxyStatus, service, version string) (has ui
 	return 0, false
 }
 
+// leases are those that proxies hold now.
+func (d *delivery) leases() []control.Lease {
+	var held []control.Lease
+	for _, p := range d.ads.Proxies() {
+		if p.Lease == ads.LeaseHeld {
+			held = append(held, control.Lease{Proxy: p.Proxy, Renewed: p.Renewed, Until: p.LeaseUntil})
+		}
+	}
+	return held
+}
+
 var syncStates = map[ads.SyncState]aviaryv1.SyncState{
 	ads.Waiting: aviaryv1.SyncState_SYNC_STATE_NOT_SENT,
 	ads.Synced:  aviaryv1.SyncState_SYNC_STATE_SYNCED,

@@ -32,6 +32,8 @@ type Config struct {
 	// Effect tells what proxies acknowledged, for the status and the clock of a step; nil: nobody knows, and a share counts
 	// as set when it is published. It must not call the Controller.
 	Effect func(region, service, version string, weight uint32) Effect
+	// Leases tells which proxies hold a lease, for the hand-over; nil: none.
+	Leases func() []Lease
 	// Name of this process in elections; default "aviary".
 	Name string
 	// Now is the clock; default time.Now.
@@ -39,6 +41,14 @@ type Config struct {
 	Log *slog.Logger
 	// Tick is how often time alone is looked at (missing data, ends of retreats); default 250ms.
 	Tick time.Duration
+}
+
+// Lease is a proxy's right to a canary's share.
+type Lease struct {
+	Proxy string `json:"proxy"`
+	// Renewed is when its evidence was judged last; Until is when the proxy gives the share back by itself.
+	Renewed time.Time `json:"renewed"`
+	Until   time.Time `json:"until"`
 }
 
 // ErrStopped is returned by calls to a Controller that is not running.
@@ -59,7 +69,7 @@ type Controller struct {
 
 	// Owned by the loop.
 	set     *spec.Set
-	until   time.Time     // of the hand-over; set before ready is closed
+	leases  []Lease       // of the hand-over; set before ready is closed
 	at      int64         // the store revision of the documents in force
 	newer   chan struct{} // closed and replaced whenever at changes
 	states  map[string]rollout.State
@@ -70,6 +80,7 @@ type Controller struct {
 	// unseen holds the shares that no proxy has acknowledged yet: an intended share is not one that was held.
 	unseen  map[place]uint32
 	number  uint64        // of the last proposal
+	moved   bool          // whether a weight, an arm or a stable version may differ from the plans
 	changed chan struct{} // closed and replaced at every change of a state
 }
 
@@ -121,9 +132,9 @@ func (c *Controller) Dropped() uint64 { return c.dropped.Load() }
 // Leading reports whether this process is the elected coordinator: without one nothing advances.
 func (c *Controller) Leading() bool { return c.writer.leading() }
 
-// HandedOver is until when the leases stand that a process which stopped in good order left to this one; zero when none
-// did. It is known once Ready is closed.
-func (c *Controller) HandedOver() time.Time { return c.until }
+// HandedOver are the leases that a process which stopped in good order left to this one; none when none did, or too long
+// ago. They are known once Ready is closed.
+func (c *Controller) HandedOver() []Lease { return c.leases }
 
 // Ready is closed when documents and state were read and the first plans published.
 func (c *Controller) Ready() <-chan struct{} { return c.ready }
@@ -220,8 +231,12 @@ func (c *Controller) judge(first signal.Flush) {
 	touched := map[string]bool{}
 	for region, flushes := range byRegion {
 		for name, r := range c.set.Rollouts {
-			if slices.Contains(r.Regions, region) {
-				c.watch(place{name, region}).observe(c.set, c.states[name].Regions[region], r, flushes, now)
+			if !slices.Contains(r.Regions, region) {
+				continue
+			}
+			// A proxy that does not route to the service is no evidence about it, however fresh its flushes are.
+			if of := routing(c.set, r.Service, flushes); len(of) > 0 {
+				c.watch(place{name, region}).observe(c.set, c.states[name].Regions[region], r, of, now)
 				touched[name] = true
 			}
 		}
@@ -230,6 +245,20 @@ func (c *Controller) judge(first signal.Flush) {
 	c.publish(true)
 	// After what was judged went out: a lease is never renewed for a weight that this very flush spoke against.
 	c.cfg.Delivery.Renew(proxies)
+}
+
+// routing are the flushes of proxies that route to a service: callers that declare it, and gateways, which know it by its
+// clusters.
+func routing(set *spec.Set, service string, flushes []signal.Flush) []signal.Flush {
+	var of []signal.Flush
+	for _, f := range flushes {
+		caller := set.Services[f.Service]
+		if caller != nil && slices.Contains(caller.Calls, service) ||
+			slices.ContainsFunc(f.Arms, func(a signal.Arm) bool { return a.Service == service }) {
+			of = append(of, f)
+		}
+	}
+	return of
 }
 
 func (c *Controller) watch(p place) *watch {
@@ -256,6 +285,10 @@ func (c *Controller) all() []string {
 // publish makes plans of what is in force and hands over those that changed. weights: no document changed, so that only
 // weights, arms and testers can differ.
 func (c *Controller) publish(weights bool) {
+	if weights && !c.moved {
+		return
+	}
+	c.moved = false
 	states := slices.Collect(maps.Values(c.states))
 	for region := range c.set.Regions {
 		plan := planRegion(c.set, region, states)

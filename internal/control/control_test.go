@@ -86,6 +86,11 @@ func (w *world) effect(_, _, _ string, weight uint32) Effect {
 	return Effect{Min: weight, Max: weight, Acked: 1, Proxies: 1}
 }
 
+func (w *world) leases() []Lease {
+	now := w.clock()
+	return []Lease{{Proxy: "p1", Renewed: now, Until: now.Add(10 * time.Second)}}
+}
+
 func (w *world) clock() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -139,7 +144,7 @@ func (w *world) apply(text string) {
 // start runs a controller; kill ends it without a hand-over being of use, quit with one.
 func (w *world) start() {
 	w.t.Helper()
-	w.Controller = New(Config{Store: w.store, Delivery: w, Effect: w.effect, Now: w.clock, Log: slog.New(slog.DiscardHandler), Tick: 20 * time.Millisecond})
+	w.Controller = New(Config{Store: w.store, Delivery: w, Effect: w.effect, Leases: w.leases, Now: w.clock, Log: slog.New(slog.DiscardHandler), Tick: 20 * time.Millisecond})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx, 10*time.Second) }()
@@ -274,8 +279,8 @@ func TestAPlannedRestartKeepsTheShareAndACrashDoesNot(t *testing.T) {
 	w.climb(500)
 	w.stop()
 	w.start()
-	if w.HandedOver().IsZero() || w.intent().Weight != 500 {
-		t.Fatalf("after a planned restart: weight %d, hand-over until %v", w.intent().Weight, w.HandedOver())
+	if len(w.HandedOver()) == 0 || w.intent().Weight != 500 {
+		t.Fatalf("after a planned restart: weight %d, leases %v", w.intent().Weight, w.HandedOver())
 	}
 	// What a crash leaves is a state without a hand-over.
 	w.stop()
@@ -300,6 +305,24 @@ func TestAnEditOfTheServiceNeverRaisesAWeight(t *testing.T) {
 	}
 	w.apply(strings.Replace(documents, "sha256:2222", "sha256:3333", 1))
 	w.until("at zero for the new digest", func() bool { return w.intent().Weight == 0 })
+}
+
+// Flushes of a proxy that does not route to the service are no evidence about it.
+func TestAProxyOfAnotherServiceIsNoEvidence(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.act(rollout.Start)
+	for range 5 {
+		w.mu.Lock()
+		w.now = w.now.Add(time.Second)
+		now, seen := w.now, len(w.renewed)
+		w.mu.Unlock()
+		w.Observe(signal.Flush{Proxy: "idle", Region: "eu", Service: "idle", At: now, Span: time.Second})
+		w.until("judged", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.renewed) > seen })
+	}
+	if r := w.region(); r.Weight != 0 || !r.SeenAt.IsZero() {
+		t.Errorf("on the word of a proxy without a route: %+v", r)
+	}
 }
 
 // A share that no proxy has is not held, however fresh the evidence is.

@@ -36,7 +36,9 @@ func (c *Controller) decide(names []string) {
 		next, events := rollout.Step(c.set, name, state, in, now)
 		c.settle(next, events, in, nil)
 	}
-	c.adoptStable()
+	if c.moved {
+		c.adoptStable()
+	}
 }
 
 // await has the clock of a step begin when the first proxy has its share.
@@ -82,7 +84,7 @@ func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[s
 			waits++
 		}
 		switch {
-		case rises(from, to) && underway && done == nil && rising.from.Phase == from.Phase:
+		case rises(from, to) && underway && done == nil && rising.from.Phase == from.Phase && rising.to.Weight == to.Weight && rising.to.Phase == to.Phase:
 			// Proposed already; what is in force stays, but is seen to be fresh.
 			next.Regions[region] = fresher(from, to)
 		case rises(from, to):
@@ -93,6 +95,7 @@ func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[s
 			next.Regions[region] = fresher(from, to)
 		case material(from, to):
 			delete(c.rising, p)
+			c.moved = true
 			c.writer.put(j)
 			c.log(events, region)
 		}
@@ -131,6 +134,7 @@ func (c *Controller) settleSaved(s saved) {
 	state.Regions = maps.Clone(state.Regions)
 	state.Regions[s.place.region] = to
 	c.states[s.rollout] = state
+	c.moved = true
 	for _, e := range s.events {
 		c.cfg.Log.Info(cmp.Or(e.Message, e.Reason), "rollout", s.rollout, "region", e.Region, "reason", e.Reason, "phase", to.Phase, "weight", to.Weight)
 	}

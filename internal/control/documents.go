@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/aviary-mesh/aviary/internal/store"
@@ -18,8 +19,7 @@ const handoverName = "control"
 
 // handover is what a process leaves that stops in good order, for one that starts before the leases end.
 type handover struct {
-	// Until is when the first lease of a proxy may end.
-	Until time.Time `json:"until"`
+	Leases []Lease `json:"leases"`
 	// Watches by rollout and region.
 	Watches map[string]map[string]*watch `json:"watches"`
 }
@@ -81,11 +81,12 @@ func (c *Controller) takeOver(ctx context.Context) (handover, bool, error) {
 		c.cfg.Log.Warn("the hand-over is not readable: every canary climbs again", "error", err)
 		return handover{}, false, nil
 	}
-	if !c.cfg.Now().Before(h.Until) {
-		c.cfg.Log.Info("the hand-over came too late: every canary climbs again", "until", h.Until)
+	// As long as one proxy still has its share there was no lapse to climb again from.
+	if now := c.cfg.Now(); !slices.ContainsFunc(h.Leases, func(l Lease) bool { return now.Before(l.Until) }) {
+		c.cfg.Log.Info("the hand-over came too late: every canary climbs again")
 		return handover{}, false, nil
 	}
-	c.until = h.Until
+	c.leases = h.Leases
 	return h, true, nil
 }
 
@@ -103,18 +104,15 @@ func (c *Controller) handOver(ctx context.Context) {
 		}
 	}()
 	h := handover{Watches: map[string]map[string]*watch{}}
-	now := c.cfg.Now()
+	if c.cfg.Leases != nil {
+		h.Leases = c.cfg.Leases()
+	}
 	for name, state := range c.states {
-		r := c.set.Rollouts[name]
 		for region, here := range state.Regions {
 			// Held and tries of the step are kept from here on; while running they are not worth a write a tick.
 			c.writer.put(job{place: place{name, region}, service: state.Service, region: here})
-			if here.Weight == 0 || r == nil {
+			if here.Weight == 0 {
 				continue
-			}
-			// A proxy's lease was renewed a quarter of its length ago at the most; half of it is on the safe side.
-			if until := now.Add(c.set.Policies[r.Policy].LeaseTTL / 2); h.Until.IsZero() || until.Before(h.Until) {
-				h.Until = until
 			}
 			if w := c.watches[place{name, region}]; w != nil && w.Judged {
 				if h.Watches[name] == nil {
@@ -127,7 +125,7 @@ func (c *Controller) handOver(ctx context.Context) {
 	if err := c.writer.flush(ctx); err != nil {
 		return // the next process must not go on from a state that was not written
 	}
-	if h.Until.IsZero() {
+	if len(h.Leases) == 0 {
 		return
 	}
 	data, err := json.Marshal(h)

@@ -16,7 +16,7 @@ func (r *rate) add(n uint64, now time.Time) {
 	if r.From.IsZero() {
 		r.From = now
 	}
-	second := now.Unix()
+	second := max(now.Unix(), r.Last) // a clock that was set back adds to the newest second
 	if second-r.Last >= rateSlots {
 		r.Slots = [rateSlots]uint64{}
 	} else {

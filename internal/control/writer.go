@@ -216,7 +216,7 @@ func (w *writer) requeue(j job) {
 		return
 	}
 	w.jobs[j.place] = j
-	w.order = append([]place{j.place}, w.order...)
+	w.order = append(w.order, j.place) // behind the others: one that cannot be written must not hold them up
 }
 
 func (w *writer) report(ctx context.Context, j job, err error) {

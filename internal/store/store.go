@@ -43,7 +43,7 @@ const (
 	MaxDocument = 1 << 20
 	MaxState    = 256 << 10
 	MaxEvent    = 64 << 10
-	MaxHandover = 1 << 20
+	MaxHandover = 16 << 20
 )
 
 const root = "/aviary/v1/"

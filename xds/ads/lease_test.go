@@ -204,29 +204,25 @@ func TestReconnectKeepsALayerThatIsForGood(t *testing.T) {
 	})
 }
 
-func TestGrace(t *testing.T) {
+func TestRestore(t *testing.T) {
 	inBoth(t, func(t *testing.T, open opener) {
-		r := newRig(t, Config{})
-		r.Grace(time.Now().Add(5 * time.Second))
-		p := open(r, node("p"))
-		p.subscribe(Runtime, "aviary")
-		p.expect() // nothing is taken from it before the layer is known
+		r := newRig(t, Config{Identify: byNode, Linger: time.Minute})
+		r.Restore(map[string]time.Time{"p": time.Now().Add(-time.Second), "gone": time.Now().Add(-ttl)})
 		r.layer(layerOf(ttl, map[string]any{"w.canary": 500}))
-		if g := p.accept("RTDS +aviary")[0]; g.TTL["aviary"] != ttl {
-			t.Errorf("%+v", g)
-		}
-		time.Sleep(4 * time.Second)
-		p.cancel()
-		again := open(r, node("p")) // once is once
-		again.subscribe(Runtime, "aviary")
-		if g := again.accept("RTDS +aviary")[0]; g.TTL["aviary"] != 6*time.Second {
-			t.Errorf("%+v", g)
-		}
-		time.Sleep(time.Second)
-		late := open(r, node("late"))
-		late.subscribe(Runtime, "aviary")
-		if g := late.accept("RTDS +aviary")[0]; len(g.Layer.GetFields()) != 0 {
-			t.Errorf("%+v", g)
+		for _, c := range []struct {
+			name string
+			left time.Duration
+		}{
+			{"p", ttl - time.Second}, // what was left of it, and no more
+			{"gone", 0},
+			{"another", 0},
+		} {
+			p := open(r, node(c.name))
+			p.subscribe(Runtime, "aviary")
+			g := p.accept("RTDS +aviary")[0]
+			if live := len(g.Layer.GetFields()) > 0; live != (c.left > 0) || g.TTL["aviary"] != c.left {
+				t.Errorf("%s: %+v", c.name, g)
+			}
 		}
 	})
 }

@@ -127,10 +127,6 @@ func (s *Server) identify(ctx context.Context, st *stream, node *corev3.Node) er
 		p.linger.Stop()
 		p.linger = nil
 	}
-	if !p.graced && st.connected.Before(s.grace) {
-		p.graced = true
-		p.renew(st.connected)
-	}
 	p.streams = append(p.streams, st)
 	st.proxy = p
 	s.mu.Unlock()

@@ -83,7 +83,6 @@ type Server struct {
 	views   map[string]*view     // guarded by mu
 	proxies map[string]*proxy    // guarded by mu
 	open    map[*stream]struct{} // guarded by mu: every stream that is being handled
-	grace   time.Time            // guarded by mu
 	closed  bool                 // guarded by mu
 }
 
@@ -93,7 +92,6 @@ type proxy struct {
 	renewed atomic.Int64 // time since start, 0: never
 
 	streams []*stream   // guarded by the server's mu; oldest first
-	graced  bool        // guarded by the server's mu
 	linger  *time.Timer // guarded by the server's mu; runs while there is no stream
 }
 
@@ -208,12 +206,19 @@ func (s *Server) Renew(proxies ...string) {
 	}
 }
 
-// Grace lets every proxy that connects before until count as renewed once, at its first connect: after a planned restart a
-// hand-over then lapses no lease. Call it before serving.
-func (s *Server) Grace(until time.Time) {
+// Restore takes over the renewals of a process that stopped in good order, by proxy (see ProxyStatus.Renewed): the leases
+// that it gave stand for as long as they would have stood, and no proxy gets one that had none. Call it before serving.
+func (s *Server) Restore(renewed map[string]time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.grace = until
+	for name, at := range renewed {
+		if s.proxies[name] == nil && !s.closed {
+			p := s.proxy(name)
+			p.start = at.Add(-1) // renewals are counted from there
+			p.renew(at)
+			s.linger(name, p)
+		}
+	}
 }
 
 // Close ends all streams (their clients see Canceled, later ones Unavailable), and returns when nothing of the server runs
