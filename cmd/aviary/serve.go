@@ -12,7 +12,7 @@ import (
 
 func serveCommand() *cobra.Command {
 	cfg := app.Config{Version: version}
-	var tls, etcd app.TLS
+	var tls app.TLS
 	var level, format string
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -30,9 +30,6 @@ func serveCommand() *cobra.Command {
 			if tls != (app.TLS{}) {
 				cfg.TLS = &tls
 			}
-			if etcd != (app.TLS{}) {
-				cfg.EtcdTLS = &etcd
-			}
 			a, err := app.New(cfg)
 			if err != nil {
 				return err
@@ -42,10 +39,6 @@ func serveCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&cfg.DataDir, "data-dir", "", "directory of the embedded store; one process at a time")
-	f.StringSliceVar(&cfg.Etcd, "etcd", nil, "endpoints of an etcd to use in place of the embedded one")
-	f.StringVar(&etcd.Certificate, "etcd-cert", "", "file with the certificate to show to that etcd")
-	f.StringVar(&etcd.Key, "etcd-key", "", "file with that certificate's key")
-	f.StringVar(&etcd.Authority, "etcd-ca", "", "file with the authority that signs that etcd's certificate")
 	f.StringVar(&cfg.XDS, "xds", app.DefaultXDS, "address that proxies connect to")
 	f.StringVar(&cfg.Admin, "admin", app.DefaultAdmin, "address of the admin API")
 	f.StringVar(&cfg.HTTP, "http", app.DefaultHTTP, "address of /metrics, /healthz and /readyz")
@@ -56,9 +49,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&format, "log-format", "text", "text or json")
 	cmd.MarkFlagsRequiredTogether("tls-cert", "tls-key", "tls-ca")
-	cmd.MarkFlagsRequiredTogether("etcd-cert", "etcd-key", "etcd-ca")
-	cmd.MarkFlagsMutuallyExclusive("data-dir", "etcd")
-	cmd.MarkFlagsOneRequired("data-dir", "etcd")
+	_ = cmd.MarkFlagRequired("data-dir")
 	return cmd
 }
 

@@ -33,11 +33,8 @@ const (
 
 // Config of a process.
 type Config struct {
-	// DataDir is where the embedded etcd lives; Etcd, when given, are the endpoints of an external one in its place.
+	// DataDir is where the embedded etcd lives.
 	DataDir string
-	Etcd    []string
-	// EtcdTLS is how the external one is reached; nil is plaintext.
-	EtcdTLS *TLS
 	// XDS, Admin and HTTP are the addresses of the xDS server, the admin API, and metrics and health. A port 0 takes any.
 	XDS, Admin, HTTP string
 	// TLS of the xDS server and the admin API; nil is plaintext, on loopback only unless Plaintext.
@@ -60,8 +57,8 @@ func New(cfg Config) (*App, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	if cfg.DataDir == "" && len(cfg.Etcd) == 0 {
-		return nil, errors.New("no store: give a data directory, or the endpoints of an etcd")
+	if cfg.DataDir == "" {
+		return nil, errors.New("no store: give a data directory")
 	}
 	a := &App{cfg: cfg, ready: make(chan struct{})}
 	if cfg.TLS != nil {
@@ -126,7 +123,7 @@ const (
 // process, then the streams of the proxies, which keep what they have for as long as their leases last.
 func (a *App) Run(ctx context.Context) error {
 	defer a.close()
-	kept, err := a.open(ctx)
+	kept, err := store.OpenEmbedded(ctx, a.cfg.DataDir, store.Options{Logger: a.cfg.Log})
 	if err != nil {
 		return err
 	}
@@ -218,22 +215,6 @@ func (a *App) Run(ctx context.Context) error {
 	xds.Stop()
 	_ = web.Close()
 	return errors.Join(failed, err)
-}
-
-func (a *App) open(ctx context.Context) (*store.Store, error) {
-	if len(a.cfg.Etcd) > 0 {
-		var secure *tls.Config
-		if a.cfg.EtcdTLS != nil {
-			var err error
-			if secure, err = a.cfg.EtcdTLS.client(); err != nil {
-				return nil, err
-			}
-		}
-		opening, cancel := context.WithTimeout(ctx, 30*time.Second)
-		defer cancel()
-		return store.OpenExternal(opening, a.cfg.Etcd, secure, store.Options{Logger: a.cfg.Log})
-	}
-	return store.OpenEmbedded(ctx, a.cfg.DataDir, store.Options{Logger: a.cfg.Log})
 }
 
 func (a *App) credentials() grpc.ServerOption {

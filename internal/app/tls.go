@@ -28,15 +28,6 @@ func (t TLS) read() (tls.Certificate, *x509.CertPool, error) {
 	return pair, pool, nil
 }
 
-// client is for connecting to others.
-func (t TLS) client() (*tls.Config, error) {
-	pair, pool, err := t.read()
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, RootCAs: pool}, nil
-}
-
 // config is for serving. It reads the files at every handshake, so that a rotated certificate is served without a restart.
 func (t TLS) config() (*tls.Config, error) {
 	load := func() (*tls.Config, error) {

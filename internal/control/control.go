@@ -165,6 +165,7 @@ func (c *Controller) Run(ctx context.Context, grace time.Duration) error {
 	documents := make(chan declared)
 	go c.follow(ctx, c.at, documents)
 	c.decide(c.all())
+	c.shareHalts()
 	c.publish(false)
 	c.cfg.Log.Info("control loop started", "rollouts", len(c.states), "handover", handover)
 	close(c.ready)

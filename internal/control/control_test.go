@@ -273,6 +273,31 @@ func TestABadCanaryIsHaltedForGood(t *testing.T) {
 	w.secondsUntil("climbing again", func() bool { return w.intent().Weight == 500 })
 }
 
+func TestAHaltedBuildIsNoBetterUnderAnotherName(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.climb(500)
+	w.second(20, 20)
+	w.second(20, 20)
+	w.until("halted", func() bool { return w.region().Phase == rollout.Halted })
+	revisions, at, err := w.store.Documents(t.Context())
+	if err != nil || len(revisions) == 0 {
+		t.Fatal(err)
+	}
+	if _, _, err := w.store.Delete(t.Context(), store.Key{Kind: store.Rollout, Name: "shop-v2"}, "ann", "", at); err != nil {
+		t.Fatal(err)
+	}
+	w.apply(strings.Replace(documents, "name: shop-v2", "name: again", 1))
+	w.until("halted from the start", func() bool { return w.Regions()["again"]["eu"].Phase == rollout.Halted })
+	if err := w.Act(t.Context(), "again", rollout.Action{Verb: rollout.Start, Author: "ann"}); !errors.Is(err, rollout.ErrRefused) {
+		t.Errorf("start: %v", err)
+	}
+	if err := w.Act(t.Context(), "again", rollout.Action{Verb: rollout.Retry, Author: "ann"}); err != nil {
+		t.Error(err)
+	}
+	w.secondsUntil("climbing by a person's will", func() bool { return w.intent().Weight == 500 })
+}
+
 func TestAPlannedRestartKeepsTheShareAndACrashDoesNot(t *testing.T) {
 	w := newWorld(t)
 	w.start()

@@ -173,6 +173,29 @@ func (c *Controller) adoptStable() {
 	}
 }
 
+// shareHalts tells a rollout that has not begun what was judged of its build under another rollout's name: it is no better
+// for a new name, and only a person's retry tries it again.
+func (c *Controller) shareHalts() {
+	for _, name := range c.all() {
+		state := c.states[name]
+		var known []rollout.Halt
+		for other, of := range c.states {
+			if other == name || of.Service != state.Service {
+				continue
+			}
+			for _, h := range rollout.Halts(of) {
+				if h.Attempt >= of.Regions[h.Region].Retries[h.Digest] && state.Regions[h.Region].Phase == rollout.Pending {
+					h.Rollout = name
+					known = append(known, h)
+				}
+			}
+		}
+		if len(known) > 0 {
+			c.settle(rollout.Join(state, known), nil, nil, nil)
+		}
+	}
+}
+
 // announce wakes whoever waits for a change of a state.
 func (c *Controller) announce() {
 	close(c.changed)

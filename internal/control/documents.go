@@ -190,6 +190,7 @@ func (c *Controller) follow(ctx context.Context, after int64, to chan<- declared
 func (c *Controller) adopt(d declared) {
 	c.set, c.at = d.set, d.at
 	c.decide(c.all())
+	c.shareHalts()
 	c.publish(false)
 	close(c.newer)
 	c.newer = make(chan struct{})

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -18,6 +19,8 @@ const (
 	maxBatch   = 5_000
 	maxRequest = 32 << 20
 	quota      = 4 << 30
+	// A member that is not ready by then never will be: its directory is not whole.
+	readyWithin = time.Minute
 	// Watches that lag by more than this start over with a resync; nothing else needs etcd's own history.
 	compactAfter = "10m"
 )
@@ -57,6 +60,8 @@ func OpenEmbedded(ctx context.Context, dir string, o Options) (_ *Store, err err
 	cfg.MaxRequestBytes = maxRequest
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(o.Logger))
 
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
@@ -68,7 +73,7 @@ func OpenEmbedded(ctx context.Context, dir string, o Options) (_ *Store, err err
 		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
 	case <-ctx.Done():
 		e.Close()
-		return nil, fmt.Errorf("embedded etcd in %s did not become ready: %w", cfg.Dir, ctx.Err())
+		return nil, fmt.Errorf("embedded etcd in %s did not become ready: %w; if the directory is not whole, put a backup in its place", cfg.Dir, ctx.Err())
 	}
 	c := v3client.New(e.Server)
 	s := newStore(c, o, func() error {

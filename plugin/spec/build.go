@@ -54,8 +54,14 @@ func Build(stored []*aviaryv1.Document, batch []*Parsed) (*Set, error) {
 		}
 	}
 	for _, doc := range stored {
-		if first[Key(doc)] == nil {
+		p := first[Key(doc)]
+		if p == nil {
 			b.add(fromStore(doc))
+			continue
+		}
+		// What was promoted and judged under the name is about the service.
+		if old, now := doc.GetRollout().GetService(), p.Document.GetRollout().GetService(); old != now {
+			b.fault(p, "spec.service", "expected %q, as a rollout keeps its service, found %q; declare a rollout of another name", old, now)
 		}
 	}
 	slices.SortFunc(b.order, func(p, q *Parsed) int { return cmp.Compare(Key(p.Document), Key(q.Document)) })
