@@ -58,8 +58,11 @@ func kind(v resource.View) string {
 }
 
 // lacks names what a kind of client goes without.
-func lacks(v resource.View) []string {
+func lacks(v resource.View, services int) []string {
 	var all []string
+	if services == 0 {
+		all = append(all, "services") // the caller is not declared, or calls nothing
+	}
 	if v.Weights == resource.InRoutes {
 		all = append(all, "lease") // its weights stay when the control plane is gone
 	}
@@ -155,7 +158,7 @@ func (d *delivery) proxies() []*aviaryv1.ProxyStatus {
 		d.mu.Lock()
 		if r := d.regions[p.Region]; r != nil {
 			view := r.views[p.View]
-			out.Gateway, out.Lacks = view.Gateway, lacks(view)
+			out.Gateway, out.Lacks = view.Gateway, lacks(view, len(resource.Intents(r.plan, view)))
 		}
 		d.mu.Unlock()
 		if p.Lease == ads.LeaseHeld {

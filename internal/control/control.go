@@ -271,14 +271,26 @@ func (c *Controller) watch(p place) *watch {
 	return w
 }
 
-// all names every rollout that is declared or has a state.
+// spent reports whether a rollout is deleted and stands for nothing any more: no halt, no promotion, no share.
+func spent(s rollout.State) bool {
+	for _, r := range s.Regions {
+		if r.Phase != rollout.Pending || len(r.Halts) > 0 || !r.StableSince.IsZero() {
+			return false
+		}
+	}
+	return s.Deleted
+}
+
+// all names every rollout that is declared, or was and still stands for something.
 func (c *Controller) all() []string {
 	names := map[string]bool{}
 	for name := range c.set.Rollouts {
 		names[name] = true
 	}
-	for name := range c.states {
-		names[name] = true
+	for name, state := range c.states {
+		if !spent(state) {
+			names[name] = true
+		}
 	}
 	return slices.Sorted(maps.Keys(names))
 }

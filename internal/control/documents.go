@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -189,6 +190,7 @@ func (c *Controller) follow(ctx context.Context, after int64, to chan<- declared
 // adopt puts documents in force.
 func (c *Controller) adopt(d declared) {
 	c.set, c.at = d.set, d.at
+	maps.DeleteFunc(c.watches, func(p place, _ *watch) bool { return d.set.Rollouts[p.rollout] == nil })
 	c.decide(c.all())
 	c.shareHalts()
 	c.publish(false)
