@@ -59,7 +59,7 @@ func TestARefusedRouteLeavesTheLastGoodOne(t *testing.T) {
 			Stable: traffic.Arm{Version: "v1", Localities: []traffic.Locality{{Region: "eu", Zone: "a", Endpoints: []traffic.Endpoint{{Host: host, Port: n}}}}},
 		}}}
 	}
-	view := resource.View{Service: "front", Composite: true, Port: uint32(port.Number())}
+	view := resource.View{Service: "front", Port: uint32(port.Number())}
 	publish := func(p traffic.Plan, spoil func(*routev3.RouteConfiguration)) {
 		t.Helper()
 		var all []*ads.Resource

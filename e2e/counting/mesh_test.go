@@ -18,9 +18,10 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	compositev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/composite/v3"
+	aggregatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/aggregate/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	previousv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	upstreamhttpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -125,10 +126,8 @@ func (m *mesh) clusters() []*clusterv3.Cluster {
 		out = append(out, &clusterv3.Cluster{
 			Name: "cart/arm/" + version, ConnectTimeout: durationpb.New(time.Second), LbPolicy: clusterv3.Cluster_CLUSTER_PROVIDED,
 			ClusterDiscoveryType: &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
-				Name: "envoy.clusters.composite",
-				TypedConfig: pack(&compositev3.ClusterConfig{Clusters: []*compositev3.ClusterConfig_ClusterEntry{
-					{Name: "cart/canary/" + version}, {Name: "cart/stable/v1"},
-				}}),
+				Name:        "envoy.clusters.aggregate",
+				TypedConfig: pack(&aggregatev3.ClusterConfig{Clusters: []string{"cart/canary/" + version, "cart/stable/v1"}}),
 			}},
 			CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
 				RetryBudget: &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
@@ -181,8 +180,10 @@ func (m *mesh) cluster(role, version string) *clusterv3.Cluster {
 // listener sends what asks for a version to its arm, and all else to stable.
 func (m *mesh) listener(port *lab.Port) *listenerv3.Listener {
 	retry := &routev3.RetryPolicy{
-		RetryOn:      "5xx,reset,connect-failure,refused-stream,unavailable,internal,unknown",
-		NumRetries:   wrapperspb.UInt32(1),
+		RetryOn:    "5xx,reset,connect-failure,refused-stream,unavailable,internal,unknown",
+		NumRetries: wrapperspb.UInt32(1),
+		RetryPriority: &routev3.RetryPolicy_RetryPriority{Name: "envoy.retry_priorities.previous_priorities",
+			ConfigType: &routev3.RetryPolicy_RetryPriority_TypedConfig{TypedConfig: pack(&previousv3.PreviousPrioritiesConfig{UpdateFrequency: 1})}},
 		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{BaseInterval: durationpb.New(time.Millisecond)},
 	}
 	var routes []*routev3.Route

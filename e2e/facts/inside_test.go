@@ -12,8 +12,6 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	compositev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/composite/v3"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/aviary-mesh/aviary/internal/lab"
 	"github.com/aviary-mesh/aviary/plugin/traffic"
@@ -154,27 +152,6 @@ func TestPrioritiesHoldInsideTheArm(t *testing.T) {
 	t.Logf("with the first priority out: %v", all)
 	if all.of("v2b") != 100 {
 		t.Errorf("with the first priority out: %v", all)
-	}
-}
-
-func TestTheArmNeedsAnEntryForEachTry(t *testing.T) {
-	s := newShop(t, theMesh(t), traffic.HTTP)
-	s.change = func(g *given) {
-		s.unejected(g)
-		alone, err := anypb.New(&compositev3.ClusterConfig{Clusters: []*compositev3.ClusterConfig_ClusterEntry{{Name: s.canary()}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		g.cluster(s.arm()).GetClusterType().TypedConfig = alone
-	}
-	s.set(s.v2, lab.Errors(1, 500))
-	s.at(traffic.Whole)
-	all := s.ask(ask{n: 100, users: 5})
-	t.Logf("two tries and one entry: %v", all)
-	for _, a := range all {
-		if a.status != http.StatusServiceUnavailable || a.version != "" {
-			t.Fatalf("%v, want 503 of no version alone", all)
-		}
 	}
 }
 

@@ -40,7 +40,8 @@ const patience = 20 * time.Second
 // proxyID names the one sidecar of a mesh.
 const proxyID = "front-1"
 
-// mesh is a sidecar of the service "front" and the server that it is configured by.
+// mesh is a sidecar of the service "front" and the server that it is configured by. Without a sidecar the clients are
+// proxyless, and nobody waits for them.
 type mesh struct {
 	srv    *ads.Server
 	addr   string // of srv
@@ -51,7 +52,9 @@ type mesh struct {
 
 	// keep is whether the lease is renewed.
 	keep atomic.Bool
-	stop []func()
+	// unserve stops the server and its connections.
+	unserve func()
+	stop    []func()
 }
 
 // meshOptions are what a mesh is like when it is not like the shared one.
@@ -114,7 +117,7 @@ func newMesh(t *testing.T, o meshOptions) *mesh {
 }
 
 func start(o meshOptions) (*mesh, error) {
-	m := &mesh{log: &syncBuffer{}, view: resource.View{Service: "front", Composite: true}}
+	m := &mesh{log: &syncBuffer{}, view: resource.View{Service: "front"}}
 	m.keep.Store(true)
 	ok := false
 	defer func() {
@@ -208,12 +211,13 @@ func (m *mesh) serve() error {
 			}
 		}
 	})
-	m.stop = append(m.stop, func() {
+	m.unserve = sync.OnceFunc(func() {
 		close(quit)
 		m.srv.Close()
 		g.Stop()
 		running.Wait()
 	})
+	m.stop = append(m.stop, m.unserve)
 	return nil
 }
 
@@ -331,6 +335,21 @@ func (s *shop) at(weight uint32) {
 
 func (s *shop) publish() {
 	s.t.Helper()
+	g := s.send()
+	s.layer(g.values, g.ttl)
+	if s.m.envoy == nil {
+		return
+	}
+	s.until("the sidecar has the routes", func() bool {
+		ready, err := s.m.envoy.Stats(`^(cluster_manager\.warming_clusters|listener_manager\.total_listeners_(warming|active))$`)
+		return err == nil && ready["cluster_manager.warming_clusters"] == 0 && ready["listener_manager.total_listeners_warming"] == 0 &&
+			ready["listener_manager.total_listeners_active"] == 1
+	})
+}
+
+// send publishes all but the layer, and waits for nobody.
+func (s *shop) send() *given {
+	s.t.Helper()
 	plan := traffic.Plan{
 		Region: "eu-west", Intents: []traffic.Intent{s.in}, Callers: map[string][]string{"front": {s.in.Service}},
 	}
@@ -366,12 +385,7 @@ func (s *shop) publish() {
 		s.t.Fatal(err)
 	}
 	s.m.srv.Publish("v", snap, ads.Routine)
-	s.layer(g.values, g.ttl)
-	s.until("the sidecar has the routes", func() bool {
-		ready, err := s.m.envoy.Stats(`^(cluster_manager\.warming_clusters|listener_manager\.total_listeners_(warming|active))$`)
-		return err == nil && ready["cluster_manager.warming_clusters"] == 0 && ready["listener_manager.total_listeners_warming"] == 0 &&
-			ready["listener_manager.total_listeners_active"] == 1
-	})
+	return g
 }
 
 // layer publishes a runtime layer, and waits until the sidecar stands at everything that is published.
@@ -380,21 +394,39 @@ func (s *shop) layer(values *structpb.Struct, ttl time.Duration) {
 	if err := s.m.srv.PublishLayer("v", ads.Layer{Name: "aviary", Values: values, TTL: ttl}); err != nil {
 		s.t.Fatal(err)
 	}
-	s.until("the sidecar is in step", func() bool {
-		all := s.m.srv.Proxies()
-		if len(all) != 1 || ttl > 0 && s.m.view.Weights == resource.InLayer && all[0].Lease != ads.LeaseHeld {
-			return false
+	if s.m.envoy == nil {
+		return
+	}
+	what := ""
+	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Millisecond) {
+		if what = s.behind(ttl > 0); what == "" {
+			return
 		}
-		for _, t := range all[0].Types {
-			if t.State == ads.Nacked {
-				s.t.Fatalf("the sidecar refused %s: %s", t.Type, t.Nack)
-			}
-			if t.State != ads.Synced && t.State != ads.Unasked {
-				return false
-			}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("the sidecar is not in step after %v: %s", patience, what)
 		}
-		return true
-	})
+	}
+}
+
+// behind says what the sidecar does not have yet; "" is nothing.
+func (s *shop) behind(lease bool) string {
+	s.t.Helper()
+	all := s.m.srv.Proxies()
+	if len(all) != 1 {
+		return fmt.Sprintf("%d streams", len(all))
+	}
+	if lease && s.m.view.Weights == resource.InLayer && all[0].Lease != ads.LeaseHeld {
+		return fmt.Sprintf("the lease is %s", all[0].Lease)
+	}
+	for _, t := range all[0].Types {
+		if t.State == ads.Nacked {
+			s.t.Fatalf("the sidecar refused %s: %s", t.Type, t.Nack)
+		}
+		if t.State != ads.Synced && t.State != ads.Unasked {
+			return fmt.Sprintf("%+v", t)
+		}
+	}
+	return ""
 }
 
 // until waits until ok, and fails the test when it does not come.

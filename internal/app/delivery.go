@@ -42,8 +42,8 @@ type region struct {
 
 // bundle names the clusters and endpoints of one service for one kind of client.
 type bundle struct {
-	service         string
-	composite, grpc bool
+	service string
+	grpc    bool
 }
 
 func newDelivery(log *slog.Logger) *delivery {
@@ -132,7 +132,7 @@ func (r *region) build(v resource.View) (*ads.Snapshot, error) {
 		all = append(all, res)
 	}
 	for _, in := range resource.Intents(r.plan, v) {
-		b := bundle{in.Service, v.Composite, v.GRPC}
+		b := bundle{in.Service, v.GRPC}
 		if _, ok := r.bundles[b]; !ok {
 			before := len(all)
 			for _, c := range resource.Clusters(in, v) {

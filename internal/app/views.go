@@ -14,15 +14,14 @@ import (
 	"github.com/aviary-mesh/aviary/xds/resource"
 )
 
-// viewOf says what kind of client a node is: what its bootstrap says of itself (metadata "aviary"), and what its
-// extensions and user agent say of what it can do.
+// viewOf says what kind of client a node is: what its bootstrap says of itself (metadata "aviary"), and what its user agent
+// says of what it can do.
 func viewOf(node *corev3.Node, id identity) (resource.View, error) {
 	v := resource.View{Service: id.service, Weights: resource.InRoutes}
 	if strings.HasPrefix(node.GetUserAgentName(), "gRPC") {
 		v.GRPC = true
 		return v, nil
 	}
-	v.Composite = slices.ContainsFunc(node.GetExtensions(), func(e *corev3.Extension) bool { return e.GetName() == "envoy.clusters.composite" })
 	ours := node.GetMetadata().GetFields()["aviary"].GetStructValue().GetFields()
 	if ours["lease"].GetBoolValue() {
 		v.Weights = resource.InLayer
@@ -47,9 +46,6 @@ func kind(v resource.View) string {
 	}
 	if v.Weights == resource.InRoutes {
 		name += "-unleased"
-	}
-	if !v.Composite {
-		name += "-aggregate"
 	}
 	if v.Port != 0 {
 		name += fmt.Sprintf(":%d", v.Port)

@@ -7,7 +7,6 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	aggregatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/aggregate/v3"
-	compositev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/composite/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
@@ -49,15 +48,16 @@ func Clusters(in traffic.Intent, v View) []*clusterv3.Cluster {
 		// What answers its health check and fails its users stays out.
 		SuccessfulActiveHealthCheckUnejectHost: wrapperspb.Bool(false),
 	}
-	// With every endpoint out the arm must fall through to stable, not panic.
-	canary.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: 0}}
+	canary.CommonLbConfig = hardlyPanic()
+	// Envoy takes the first ejection at once and gathers those of the next second: each must count at once.
+	canary.CommonLbConfig.UpdateMergeWindow = durationpb.New(0)
 	if in.HangLimit > 0 && !v.GRPC {
 		// On the canary's cluster, so that a slow healthy stable is not cut.
 		options(canary, in.Protocol, &corev3.HttpProtocolOptions{MaxStreamDuration: durationpb.New(in.HangLimit)})
 	}
 	all = append(all, canary)
 	if !v.GRPC {
-		all = append(all, armCluster(in, v))
+		all = append(all, armCluster(in))
 	}
 	return all
 }
@@ -81,17 +81,26 @@ func endpointsCluster(in traffic.Intent, name string, v View) *clusterv3.Cluster
 	return c
 }
 
-// armCluster sends the first try to the canary and the next to stable.
-func armCluster(in traffic.Intent, v View) *clusterv3.Cluster {
-	canary, stable := CanaryCluster(in.Service, in.Canary.Version), StableCluster(in.Service, in.Stable.Version)
+// armCluster sends the first try to the canary and, with the route's retries, the next to stable.
+//
+// It is an aggregate cluster. Envoy has a composite cluster for just this, but of 1.40 it crashes when one is changed or
+// removed under load: its workers read a cluster that the main thread has freed.
+func armCluster(in traffic.Intent) *clusterv3.Cluster {
 	retries := in.Limits.Retries
 	if retries == 0 {
 		retries = defaultRetries
 	}
-	arm := &clusterv3.Cluster{
-		Name:           ArmCluster(in.Service, in.Canary.Version),
+	return &clusterv3.Cluster{
+		Name: ArmCluster(in.Service, in.Canary.Version),
+		ClusterDiscoveryType: &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
+			Name: "envoy.clusters.aggregate",
+			TypedConfig: packed(&aggregatev3.ClusterConfig{Clusters: []string{
+				CanaryCluster(in.Service, in.Canary.Version), StableCluster(in.Service, in.Stable.Version),
+			}}),
+		}},
 		LbPolicy:       clusterv3.Cluster_CLUSTER_PROVIDED,
 		ConnectTimeout: durationpb.New(connectTimeout),
+		CommonLbConfig: hardlyPanic(),
 		// Retries are charged to the arm, whose default of three at once would save next to nothing.
 		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
 			RetryBudget: &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
@@ -99,23 +108,12 @@ func armCluster(in traffic.Intent, v View) *clusterv3.Cluster {
 			},
 		}}},
 	}
-	var name string
-	var config proto.Message
-	if v.Composite {
-		name = "envoy.clusters.composite"
-		entries := &compositev3.ClusterConfig{Clusters: []*compositev3.ClusterConfig_ClusterEntry{{Name: canary}}}
-		for range tries - 1 {
-			entries.Clusters = append(entries.Clusters, &compositev3.ClusterConfig_ClusterEntry{Name: stable})
-		}
-		config = entries
-	} else {
-		name = "envoy.clusters.aggregate"
-		config = &aggregatev3.ClusterConfig{Clusters: []string{canary, stable}}
-	}
-	arm.ClusterDiscoveryType = &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
-		Name: name, TypedConfig: packed(config),
-	}}
-	return arm
+}
+
+// hardlyPanic has endpoints that are out left alone as long as one is in. When all of both versions are out, the arm may
+// still try any.
+func hardlyPanic() *clusterv3.Cluster_CommonLbConfig {
+	return &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: 1}}
 }
 
 // breakers are the service's limits. No retry is charged to a version's own cluster: what fails on stable is not tried

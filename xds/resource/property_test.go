@@ -12,7 +12,6 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	aggregatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/aggregate/v3"
-	compositev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/composite/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -96,7 +95,6 @@ func someView(t *rapid.T) View {
 		return v
 	}
 	v.Gateway = rapid.Bool().Draw(t, "gateway")
-	v.Composite = rapid.Bool().Draw(t, "composite")
 	v.Weights = rapid.SampledFrom([]WeightsIn{InLayer, InRoutes}).Draw(t, "weights in")
 	v.Port = rapid.SampledFrom([]uint32{0, 9000}).Draw(t, "port")
 	return v
@@ -157,15 +155,8 @@ func members(t *rapid.T, c *clusterv3.Cluster) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	switch m := m.(type) {
-	case *aggregatev3.ClusterConfig:
+	if m, ok := m.(*aggregatev3.ClusterConfig); ok {
 		return m.Clusters
-	case *compositev3.ClusterConfig:
-		var names []string
-		for _, e := range m.Clusters {
-			names = append(names, e.Name)
-		}
-		return names
 	}
 	t.Fatalf("%s is a %T", c.Name, m)
 	return nil

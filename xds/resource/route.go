@@ -181,16 +181,13 @@ func action(in traffic.Intent, v View) *routev3.RouteAction {
 		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{
 			BaseInterval: durationpb.New(time.Millisecond), MaxInterval: durationpb.New(10 * time.Millisecond),
 		},
-	}
-	if !v.Composite {
-		// Priorities of an aggregate cluster go on from the canary's to stable's; without this it would be tried again on the
-		// canary.
-		a.RetryPolicy.RetryPriority = &routev3.RetryPolicy_RetryPriority{
+		// The arm's priorities are the canary's and then stable's. Without this a try would be made again on the canary.
+		RetryPriority: &routev3.RetryPolicy_RetryPriority{
 			Name: "envoy.retry_priorities.previous_priorities",
 			ConfigType: &routev3.RetryPolicy_RetryPriority_TypedConfig{
 				TypedConfig: packed(&previousv3.PreviousPrioritiesConfig{UpdateFrequency: 1}),
 			},
-		}
+		},
 	}
 	for _, method := range in.RetryMethods {
 		a.RetryPolicy.RetriableRequestHeaders = append(a.RetryPolicy.RetriableRequestHeaders, &routev3.HeaderMatcher{

@@ -24,9 +24,6 @@ type View struct {
 	// Gateway is given every service of the region, on a public listener.
 	Gateway bool
 	Weights WeightsIn
-	// Composite: the client has the composite cluster. Without it the arm is an aggregate cluster, which does the same as
-	// long as the route's retries leave out the priorities that were tried.
-	Composite bool
 	// GRPC is a proxyless gRPC client: one listener a host, without an address, and no arm.
 	GRPC bool
 	// Port of the listener; 0 is DefaultPort, for a gateway DefaultGatewayPort.
