@@ -7,7 +7,6 @@ import (
 
 	"github.com/aviary-mesh/aviary/e2e/rig"
 	"github.com/aviary-mesh/aviary/internal/lab"
-	aviaryv1 "github.com/aviary-mesh/aviary/proto/aviary/v1"
 )
 
 func TestMain(m *testing.M) { rig.Main(m) }
@@ -57,10 +56,7 @@ func fallen(t *testing.T, r *rig.Rig, w *rig.Weights) time.Time {
 	t.Helper()
 	var last time.Time
 	for _, s := range r.Sidecars {
-		r.Until(s.ID+" is at stable", soon, func() bool {
-			all := w.Of(s.ID)
-			return len(all) > 0 && all[len(all)-1].Weight == 0
-		})
+		r.Until(s.ID+" is at stable", soon, func() bool { return w.At(s.ID, 0) })
 		all := w.Of(s.ID)
 		if all[0].Weight == 0 {
 			t.Errorf("%s had no share to lose: that shows nothing", s.ID)
@@ -77,10 +73,7 @@ func fallen(t *testing.T, r *rig.Rig, w *rig.Weights) time.Time {
 func climbs(t *testing.T, r *rig.Rig, w *rig.Weights) time.Time {
 	t.Helper()
 	for _, s := range r.Sidecars {
-		r.Until(s.ID+" has a half", climb, func() bool {
-			all := w.Of(s.ID)
-			return len(all) > 0 && all[len(all)-1].Weight == second
-		})
+		r.Until(s.ID+" has a half", climb, func() bool { return w.At(s.ID, second) })
 	}
 	w.Stop()
 	var begin, half time.Time
@@ -118,11 +111,4 @@ func noneFailed(t *testing.T, u *lab.Users) {
 	if report := u.Report(); report.Failed > 0 || report.Skipped > 0 || report.Done == 0 {
 		t.Errorf("%d of %d requests failed, %d were not sent: %q", report.Failed, report.Done, report.Skipped, report.Errors)
 	}
-}
-
-func phase(r *rig.Rig) aviaryv1.Phase {
-	if s := r.Status(); s != nil {
-		return s.Phase
-	}
-	return aviaryv1.Phase_PHASE_UNSPECIFIED
 }

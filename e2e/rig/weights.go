@@ -94,6 +94,12 @@ func (w *Weights) Of(sidecar string) []Change {
 	return append([]Change(nil), w.changes[sidecar]...)
 }
 
+// At reports whether the last share that was seen at a sidecar is this one.
+func (w *Weights) At(sidecar string, weight uint32) bool {
+	all := w.Of(sidecar)
+	return len(all) > 0 && all[len(all)-1].Weight == weight
+}
+
 // Err is the last failure to look at a sidecar.
 func (w *Weights) Err() error {
 	w.mu.Lock()

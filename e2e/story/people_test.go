@@ -119,7 +119,7 @@ noData: {holdAfter: 1s}`,
 	// Another version.
 	follow := r.Follow("v3")
 	r.Apply(rig.Rollout("v3"))
-	r.Until("v3 has the second step", climb, func() bool { w, err := r.Sidecars[0].Weight("v3"); return err == nil && w == 4000 })
+	r.Until("v3 has the second step", climb, func() bool { return follow.At("front-0", 4000) })
 	follow.Stop()
 	if seen := follow.Of("front-0"); len(seen) != 3 || seen[0].Weight != 0 || seen[1].Weight != 2000 {
 		t.Errorf("v3 did not climb by its steps: %v", follow)
@@ -133,7 +133,7 @@ noData: {holdAfter: 1s}`,
 	again := r.Follow("v3")
 	r.Apply(r.Documents(o))
 	r.Until("the new build is at the first step", climb, func() bool { s := r.Status(); return s != nil && s.Weight == 2000 })
-	r.UntilWeight(4000, climb)
+	r.Until("the new build has the second step", climb, func() bool { return again.At("front-0", 4000) })
 	served(r, "v3", 20)
 	again.Stop()
 	if seen := again.Of("front-0"); len(seen) != 4 || seen[1].Weight != 0 || seen[2].Weight != 2000 || seen[3].Weight != 4000 {
