@@ -21,6 +21,9 @@ const (
 	ClimbingAgain Reason = "ClimbingAgain"
 	// HoldingForEvidence: the step's time is over, but it did not see its minimum of canary tries.
 	HoldingForEvidence Reason = "HoldingForEvidence"
+	// HoldingOnDoubt: the step's time is over, but the evidence against the canary stands at ten to one or more: not enough to
+	// halt it, and too much to give it more.
+	HoldingOnDoubt Reason = "HoldingOnDoubt"
 	// EvidenceBack: evidence is fresh again before it came to a retreat; the step's clock runs on.
 	EvidenceBack Reason = "EvidenceBack"
 	// StepsEdited: the policy's steps changed under a share; it stays or falls to the largest step that is not above it.

@@ -190,6 +190,8 @@ func (p *player) tickInput(region string, words []string) Input {
 			in.Ejected = true
 		case "tries":
 			in.Verdict.CanaryTries, err = strconv.ParseUint(value, 10, 64)
+		case "doubt":
+			in.Verdict.Metric, in.Verdict.LogE = "errors", 3
 		case "rate":
 			in.Rate, err = strconv.ParseFloat(value, 64)
 		case "trial":

@@ -252,6 +252,10 @@ func (t *turn) hold(d documents, region string, r *Region, in Input, gap time.Du
 		t.note(region, r, HoldingForEvidence, fmt.Sprintf("%d of %d canary tries", r.Tries, step.MinTries))
 		return
 	}
+	if in.Verdict.LogE >= doubt {
+		t.note(region, r, HoldingOnDoubt, fmt.Sprintf("evidence against the canary is %.0f to 1 (%s)", math.Exp(in.Verdict.LogE), in.Verdict.Metric))
+		return
+	}
 	next := r.Step + 1
 	if r.Weight < step.Share { // an edit left it below its step
 		next = r.Step
@@ -265,6 +269,9 @@ func (t *turn) hold(d documents, region string, r *Region, in Input, gap time.Du
 		t.promote(region, r, StepsDone, "every step was held")
 	}
 }
+
+// doubt is the logarithm of the evidence at which a share does not rise.
+var doubt = math.Log(10)
 
 func (t *turn) enter(d documents, region string, r *Region, step int, reason Reason) {
 	s := d.policy.Steps[step]
