@@ -1,7 +1,9 @@
 package ads
 
 import (
+	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -321,6 +323,33 @@ func TestUrgentKeepsTheOrderAndWaitsForNothing(t *testing.T) {
 		r.Publish("v", snap("cds:a=4444", "eds:a", "lds:l=22", "rds:r=333"), Routine)
 		p.accept("CDS +a", "EDS +a") // and afterwards the gate is back
 		p.accept("RDS +r")
+	})
+}
+
+// An urgent route waits for no ACK, but where a proxy answers nothing and its clusters have no room left, it must not come
+// before the cluster that it names.
+func TestAnUrgentRouteNeverOvertakesItsCluster(t *testing.T) {
+	inBoth(t, func(t *testing.T, open opener) {
+		r := newRig(t, Config{Debounce: -1})
+		r.Publish("v", snap("cds:c0", "eds:c0", "rds:r=c0"), Routine)
+		p := open(r, node("p"))
+		p.subscribe(Cluster)
+		p.subscribe(Endpoint, "c0")
+		p.subscribe(Route, "r")
+		for n := range 2 * urgentRoom { // until the clusters have no room
+			r.Publish("v", snap("cds:c0", "eds:c0", fmt.Sprintf("cds:more%d", n), "rds:r=c0"), Urgent)
+			synctest.Wait()
+		}
+		r.Publish("v", snap("cds:new", "eds:new", "rds:r=new"), Urgent)
+		has := map[string]bool{}
+		for _, g := range p.drain() {
+			for _, name := range g.Names {
+				has[name] = has[name] || g.Type == Cluster
+			}
+			if g.Type == Route && !has[g.Header[1:]] {
+				t.Fatalf("the route names %q, and only %v came", g.Header[1:], has)
+			}
+		}
 	})
 }
 

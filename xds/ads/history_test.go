@@ -97,7 +97,11 @@ func (m *model) step(rt *rapid.T) bool {
 			clear(m.have[g.Type])
 		}
 		for _, n := range g.Names {
-			m.have[g.Type][n] = true
+			// What was on its way when the name was given up is nothing to the client, as it is to Envoy.
+			m.have[g.Type][n] = g.Type != Endpoint || slices.Contains(m.p.asked, n)
+			if !m.have[g.Type][n] {
+				delete(m.have[g.Type], n)
+			}
 		}
 		for _, n := range g.Removed {
 			delete(m.have[g.Type], n)

@@ -251,7 +251,8 @@ func (st *stream) next(now time.Time, l lane) *response {
 			continue
 		}
 		var b batch
-		if t < Listener || urgent || w.at == to || st.held(t, pub, now) == "" {
+		// An urgent route waits for no ACK, but never overtakes a cluster for which there is no room.
+		if t < Listener || urgent && !behind || w.at == to || st.held(t, pub, now) == "" {
 			if w.at != nil && w.at != to && pub.gens[t] > w.gen+1 {
 				st.srv.count.skipped.Add(pub.gens[t] - w.gen - 1)
 			}
