@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"slices"
@@ -9,6 +10,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/aviary-mesh/aviary/internal/store"
 	"github.com/aviary-mesh/aviary/plugin/rollout"
@@ -271,6 +275,44 @@ func TestABadCanaryIsHaltedForGood(t *testing.T) {
 	}
 	w.act(rollout.Retry)
 	w.secondsUntil("climbing again", func() bool { return w.intent().Weight == 500 })
+}
+
+// Every decision on evidence can be made again out of what its event recorded.
+func TestDecisionsReplay(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.climb(500)
+	w.secondsUntil("at 50 %", func() bool { return w.intent().Weight == 5000 })
+	w.second(20, 20)
+	w.second(20, 20)
+	w.until("halted", func() bool { return w.region().Phase == rollout.Halted })
+	w.stop()
+	events, err := w.store.Events(t.Context(), "shop-v2", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replayed := map[rollout.Phase]int{}
+	for _, e := range events {
+		var d decision
+		if err := json.Unmarshal(e.Data, &d); err != nil {
+			t.Fatal(err)
+		}
+		if d.Read == nil {
+			continue // a person's act, or a document's change
+		}
+		if d.Documents == 0 {
+			t.Errorf("%s: no store revision of the documents", e.Reason)
+		}
+		before := rollout.State{Rollout: "shop-v2", Service: "shop", Started: true, Regions: map[string]rollout.Region{"eu": d.From}}
+		after, _ := rollout.Step(w.set, "shop-v2", before, map[string]rollout.Input{"eu": *d.Read}, e.At)
+		if diff := cmp.Diff(d.Left.Region, after.Regions["eu"], cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s at %s replays to something else:\n%s", e.Reason, e.At, diff)
+		}
+		replayed[after.Regions["eu"].Phase]++
+	}
+	if replayed[rollout.Progressing] < 2 || replayed[rollout.Halted] != 1 {
+		t.Errorf("replayed %v", replayed)
+	}
 }
 
 func TestAHaltedBuildIsNoBetterUnderAnotherName(t *testing.T) {

@@ -77,7 +77,7 @@ func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[s
 				c.writer.halt(h)
 			}
 		}
-		told := record{Service: next.Service, Region: to}
+		told := decision{Documents: c.at, From: from, Left: record{Service: next.Service, Region: to}}
 		j := job{place: p, service: next.Service, region: to, events: stored(events, region, in, told)}
 		if done != nil && material(from, to) {
 			j.done = []chan<- error{done}
@@ -202,19 +202,21 @@ func (c *Controller) announce() {
 	c.changed = make(chan struct{})
 }
 
-// decision is what an event carries for those who ask why: what was read and what became of it.
+// decision is what an event carries for those who ask why: all that was read and what became of it. With the documents of
+// that store revision, rollout.Step makes Left out of From and Read again.
 type decision struct {
-	Read *rollout.Input `json:"read,omitempty"`
-	Left record         `json:"left"`
+	Documents int64          `json:"documents"`
+	From      rollout.Region `json:"from"`
+	Read      *rollout.Input `json:"read,omitempty"`
+	Left      record         `json:"left"`
 }
 
-func stored(events []rollout.Event, region string, in map[string]rollout.Input, left record) []store.Event {
+func stored(events []rollout.Event, region string, in map[string]rollout.Input, d decision) []store.Event {
 	var out []store.Event
 	for _, e := range events {
 		if e.Region != region {
 			continue
 		}
-		d := decision{Left: left}
 		if read, ok := in[region]; ok {
 			d.Read = &read
 		}
