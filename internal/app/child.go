@@ -99,7 +99,8 @@ func (c *Child) Start(ctx context.Context) error {
 		resp, err := (&http.Client{Timeout: time.Second}).Get("http://" + c.http.Address() + "/readyz")
 		if err == nil {
 			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
+			// A call too, as the connection to the process before may be on its last breath.
+			if resp.StatusCode == http.StatusOK && c.answers(ctx) {
 				return nil
 			}
 		}
@@ -111,6 +112,13 @@ func (c *Child) Start(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+func (c *Child) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, err := c.api.GetVersion(ctx, &aviaryv1.GetVersionRequest{})
+	return err == nil
 }
 
 // Stop asks the process to end and waits for it.
