@@ -248,6 +248,11 @@ func (t *turn) hold(d documents, region string, r *Region, in Input, gap time.Du
 	if r.Held < step.Hold {
 		return
 	}
+	if over := t.now.Sub(r.Since) - step.Hold; r.Tries == 0 && over >= p.RetreatAfter {
+		// Flushes came, and nothing in them was about the canary: that is no evidence either.
+		t.retreat(region, r, NoData, fmt.Sprintf("no canary try in the whole step and %v after it", over.Round(time.Second)))
+		return
+	}
 	if r.Tries < step.MinTries {
 		t.note(region, r, HoldingForEvidence, fmt.Sprintf("%d of %d canary tries", r.Tries, step.MinTries))
 		return
