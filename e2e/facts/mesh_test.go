@@ -1,7 +1,6 @@
 package facts
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,6 +25,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/aviary-mesh/aviary/e2e/rig"
 	"github.com/aviary-mesh/aviary/internal/lab"
 	"github.com/aviary-mesh/aviary/plugin/signal"
 	"github.com/aviary-mesh/aviary/plugin/traffic"
@@ -47,7 +47,7 @@ type mesh struct {
 	addr   string // of srv
 	view   resource.View
 	envoy  *lab.Envoy
-	log    *syncBuffer
+	log    *rig.Log
 	egress string
 
 	// keep is whether the lease is renewed.
@@ -117,7 +117,7 @@ func newMesh(t *testing.T, o meshOptions) *mesh {
 }
 
 func start(o meshOptions) (*mesh, error) {
-	m := &mesh{log: &syncBuffer{}, view: resource.View{Service: "front"}}
+	m := &mesh{log: &rig.Log{}, view: resource.View{Service: "front"}}
 	m.keep.Store(true)
 	ok := false
 	defer func() {
@@ -470,24 +470,6 @@ func values(t *testing.T, m map[string]any) *structpb.Struct {
 		t.Fatal(err)
 	}
 	return v
-}
-
-// syncBuffer is a log that a process writes and a test reads.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 var blanks = regexp.MustCompile(`\s+`)

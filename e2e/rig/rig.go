@@ -102,7 +102,7 @@ func Binary(t testing.TB) string {
 // Plane starts a control plane on loopback with a data directory of its own.
 func Plane(t testing.TB) *app.Child {
 	t.Helper()
-	log := new(syncBuffer)
+	log := new(Log)
 	plane, err := app.NewChild(Binary(t), t.TempDir(), log)
 	if err != nil {
 		t.Fatal(err)
@@ -239,7 +239,7 @@ func (r *Rig) SidecarWith(id string, flush time.Duration, change func(bootstrap 
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	log := new(syncBuffer)
+	log := new(Log)
 	envoy, err := lab.StartEnvoy(context.Background(), lab.Options{Name: id, Bootstrap: change(bootstrap), Log: log})
 	if err != nil {
 		r.t.Fatal(err)
@@ -334,19 +334,19 @@ func (r *Rig) UntilPhase(phase aviaryv1.Phase, within time.Duration) {
 	r.Until(phase.String(), within, func() bool { s := r.Status(); return s != nil && s.Phase == phase })
 }
 
-// syncBuffer is a log that a process writes and a test reads.
-type syncBuffer struct {
+// Log is what a process writes and a test reads.
+type Log struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (s *syncBuffer) Write(p []byte) (int, error) {
+func (s *Log) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.Write(p)
 }
 
-func (s *syncBuffer) String() string {
+func (s *Log) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
