@@ -12,7 +12,7 @@ import (
 // Phase is where a region stands in a rollout.
 type Phase string
 
-// The phases. Only Progressing and Paused have a weight.
+// The phases. Only Progressing and Paused have a weight, and only Shadowing has a shadow.
 const (
 	// Pending: declared and at zero; waits for a person to start it, or, started, for fresh evidence, endpoints and room.
 	Pending Phase = "Pending"
@@ -30,6 +30,8 @@ const (
 	Aborted Phase = "Aborted"
 	// Promoted: the version is the region's stable version.
 	Promoted Phase = "Promoted"
+	// Shadowing: the version gets copies of requests and answers nobody.
+	Shadowing Phase = "Shadowing"
 	// RolledBack: a person took the region back to the last known-good version. Stays until a person retries or the
 	// digest changes.
 	RolledBack Phase = "RolledBack"
@@ -63,6 +65,10 @@ type Region struct {
 	// Weight is the step's share, or less when the steps were edited and none of them was as low as the weight.
 	Step   int        `json:"step"`
 	Weight spec.Share `json:"weight"`
+	// Shadow is the part of the requests that is copied to the version, 0 unless Shadowing. Shadowed is whether the trial
+	// passed its shadow stage.
+	Shadow   spec.Share `json:"shadow,omitempty"`
+	Shadowed bool       `json:"shadowed,omitempty"`
 	// Since is when the phase or step was entered, WeightAt when the weight last changed.
 	Since    time.Time `json:"since"`
 	WeightAt time.Time `json:"weightAt,omitzero"`
@@ -101,10 +107,14 @@ type Trial struct {
 	Digest string `json:"digest,omitempty"`
 	// Attempt is 0 until a person retries.
 	Attempt int `json:"attempt,omitempty"`
+	// Shadow is whether the evidence is of copies. A halt is of the attempt, whatever it stood on: there it is false.
+	Shadow bool `json:"shadow,omitempty"`
 }
 
 // Trial that the region is at.
-func (r Region) Trial() Trial { return Trial{Digest: r.Digest, Attempt: r.Retries[r.Digest]} }
+func (r Region) Trial() Trial {
+	return Trial{Digest: r.Digest, Attempt: r.Retries[r.Digest], Shadow: r.Phase == Shadowing}
+}
 
 // Input is what is known of one region at one tick. The zero Input is no evidence.
 type Input struct {
@@ -121,6 +131,14 @@ type Input struct {
 	// Rate is the region's requests per second to the service, all versions, over the last minute; negative or NaN when
 	// it is not measured yet, and then no share rises.
 	Rate float64 `json:"rate"`
+	// Saturated: the region cannot keep up with what it has; no share rises.
+	Saturated bool `json:"saturated,omitempty"`
+	// Unwell: the region's own version errs more than its objective allows, by a burn rate; no other region begins on the
+	// word of this one.
+	Unwell bool `json:"unwell,omitempty"`
+	// CanaryEndpoints and StableEndpoints are how many there are in the region now, names resolved; 0 is what the documents say.
+	CanaryEndpoints int `json:"canaryEndpoints,omitempty"`
+	StableEndpoints int `json:"stableEndpoints,omitempty"`
 }
 
 // Event tells of one decision: a change of phase or weight, or a new reason to stay.

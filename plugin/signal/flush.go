@@ -12,17 +12,21 @@ type Flush struct {
 	// Span is the time since this proxy's flush before; 0 when there is none to compare with (the first flush of a
 	// proxy, or one after a reset), and then only gauges are given.
 	Span time.Duration
-	// Arms are sorted by Service, then Version.
+	// Arms are sorted by Service, Version, Region and Shadow.
 	Arms []Arm
 }
 
 // Arm is one version of one service as the proxy's tries met it.
 type Arm struct {
 	Service, Version string
+	// Region is where the endpoints are; "" is the proxy's own region.
+	Region string
+	// Shadow is whether these are copies of requests, which answered nobody.
+	Shadow bool
 	// Outcomes are sorted by Class; counts are of completed tries in the flush.
 	Outcomes []Outcome
-	// InProgress is a gauge: tries under way at the flush.
-	InProgress uint64
+	// InProgress and Pending are gauges: tries under way at the flush, and those of them that waited for a connection.
+	InProgress, Pending uint64
 	// Endpoints known, and of these those that outlier detection ejected, and those that are healthy (gauges).
 	Endpoints, Ejected, Healthy uint64
 	// Counts in the flush that never became a try with an outcome.

@@ -1,6 +1,10 @@
 package spec
 
-import "time"
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
 
 // Share is a part of requests in units of 1/10,000 (0.01 %).
 type Share uint32
@@ -20,6 +24,25 @@ type Set struct {
 type Region struct {
 	Name  string
 	Zones []string
+	// Jurisdiction is the law that it is under; "" is not declared.
+	Jurisdiction string
+	// Failover names the regions that take over stable traffic, the first one first.
+	Failover []string
+	// Networks hold every endpoint of the region; none is any.
+	Networks []netip.Prefix
+}
+
+// Has reports whether an address may be in the region.
+func (r *Region) Has(address netip.Addr) bool {
+	if len(r.Networks) == 0 {
+		return true
+	}
+	for _, n := range r.Networks {
+		if n.Contains(address) {
+			return true
+		}
+	}
+	return false
 }
 
 // Protocol is how the endpoints of a service speak.
@@ -52,6 +75,36 @@ type Service struct {
 	// HealthCheck is nil when none is declared.
 	HealthCheck *HealthCheck
 	Calls       []string
+	// Residency are the jurisdictions that its traffic may reach, sorted; none is everywhere.
+	Residency []string
+	Mirror    Mirror
+	// NearestZone is whether a caller keeps to its own zone while that has healthy endpoints.
+	NearestZone bool
+	// Relief is nil when none is declared.
+	Relief *Relief
+}
+
+// Mirror says which requests may be copied to a version in its shadow stage.
+type Mirror struct {
+	// Methods, sorted; none: nothing is copied.
+	Methods []string
+	// StripHeaders are taken off a copy: credentials and what is declared, sorted.
+	StripHeaders []string
+}
+
+// Relief is what a region does that cannot keep up. Signs of 0 are not looked at.
+type Relief struct {
+	Pending, InProgress uint64
+	// Overflows per second.
+	Overflows    float64
+	After, Until time.Duration
+	// Tighten is what limits are cut to, Whole when they stay; Shed the part of stable's requests that goes elsewhere.
+	Tighten, Shed Share
+}
+
+// MayReach reports whether the service's traffic may reach a region.
+func (s *Service) MayReach(r *Region) bool {
+	return len(s.Residency) == 0 || r != nil && slices.Contains(s.Residency, r.Jurisdiction)
 }
 
 // Version is one build of a service.
@@ -68,14 +121,17 @@ type Placement struct {
 	// Capacity in requests per second; 0 is not declared.
 	Capacity  float64
 	Endpoints []Endpoint
+	// Weights of zones, by name; a zone that is not in it weighs as many as it has endpoints.
+	Weights map[string]uint32
 }
 
-// Endpoint is one address of a version.
+// Endpoint is one address of a version, or a name whose every address is one.
 type Endpoint struct {
 	Zone string
-	// Host is an IP address.
+	// Host is an IP address, or a DNS name when Name is set.
 	Host string
 	Port uint32
+	Name bool
 }
 
 // Limits are circuit breakers; 0 is Envoy's default, but for Retries, whose default is set here.
@@ -124,7 +180,73 @@ type Policy struct {
 	HoldAfter, RetreatAfter time.Duration
 	// LeaseTTL is how long a sidecar keeps a share that nobody renews.
 	LeaseTTL time.Duration
+	// Shadow is the stage before the first step; nil is none.
+	Shadow *Shadow
+	// Waves, in their order; never empty after defaults.
+	Waves []Wave
+	// Paces are steps by region, where they differ from Steps.
+	Paces  map[string][]Step
+	OnHalt OnHalt
+	// RollbackWithin is how soon every proxy must have given up a version.
+	RollbackWithin time.Duration
+	// MinEndpoints is the part of a region's endpoints that a promotion must leave, MinRegions how many regions have one
+	// version alone at any time.
+	MinEndpoints Share
+	MinRegions   int
 }
+
+// StepsIn returns the steps of a region.
+func (p *Policy) StepsIn(region string) []Step {
+	if own, ok := p.Paces[region]; ok {
+		return own
+	}
+	return p.Steps
+}
+
+// WaveOf returns the index of a region's wave; -1 when it is in none.
+func (p *Policy) WaveOf(region string) int {
+	rest := -1
+	for i, w := range p.Waves {
+		if slices.Contains(w.Regions, region) {
+			return i
+		}
+		if len(w.Regions) == 0 {
+			rest = i
+		}
+	}
+	return rest
+}
+
+// Shadow is a stage in which requests are copied.
+type Shadow struct {
+	Share    Share
+	Hold     time.Duration
+	MinTries uint64
+}
+
+// Wave is regions that go together.
+type Wave struct {
+	// Regions, sorted; none is every region that no other wave names.
+	Regions []string
+	// Parallel is how many may be under way at once; 0 is all.
+	Parallel int
+	// Require is the part of the regions that must be promoted before the next wave, Bake how long to wait then.
+	Require Share
+	Bake    time.Duration
+}
+
+// OnHalt is what a halted region means for the others.
+type OnHalt uint8
+
+// The meanings.
+const (
+	// HaltContinues: the others go on; the halted region does not count in its wave.
+	HaltContinues OnHalt = iota + 1
+	// HaltHolds: regions that have begun go on; no other one begins.
+	HaltHolds
+	// HaltStops: every region is halted.
+	HaltStops
+)
 
 // ErrorClasses say which tries are errors.
 type ErrorClasses struct {
@@ -153,6 +275,8 @@ type Rollout struct {
 	Name, Service, Version, Policy string
 	// Regions, sorted; never empty after defaults.
 	Regions []string
+	// Fallbacks are versions that a rollback goes on to, the first one first.
+	Fallbacks []string
 }
 
 // Version returns the version with that name, nil when there is none.

@@ -101,6 +101,8 @@ const (
 	Phase_PHASE_PROMOTED Phase = 7
 	// A person took the traffic back to the last known-good version.
 	Phase_PHASE_ROLLED_BACK Phase = 8
+	// The version gets copies of requests and answers nobody.
+	Phase_PHASE_SHADOWING Phase = 9
 )
 
 // Enum value maps for Phase.
@@ -115,6 +117,7 @@ var (
 		6: "PHASE_ABORTED",
 		7: "PHASE_PROMOTED",
 		8: "PHASE_ROLLED_BACK",
+		9: "PHASE_SHADOWING",
 	}
 	Phase_value = map[string]int32{
 		"PHASE_UNSPECIFIED": 0,
@@ -126,6 +129,7 @@ var (
 		"PHASE_ABORTED":     6,
 		"PHASE_PROMOTED":    7,
 		"PHASE_ROLLED_BACK": 8,
+		"PHASE_SHADOWING":   9,
 	}
 )
 
@@ -2313,7 +2317,7 @@ type RolloutStatus struct {
 	Digest  string                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
 	Policy  string                 `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
 	// Of all regions: the one that calls for attention most. HALTED, RETREATED, ABORTED, ROLLED_BACK, PAUSED, PROGRESSING,
-	// PENDING, and PROMOTED when every region is.
+	// SHADOWING, PENDING, and PROMOTED when every region is.
 	Phase Phase `protobuf:"varint,6,opt,name=phase,proto3,enum=aviary.v1.Phase" json:"phase,omitempty"`
 	// Sorted by region.
 	Regions       []*RegionStatus `protobuf:"bytes,7,rep,name=regions,proto3" json:"regions,omitempty"`
@@ -2433,7 +2437,14 @@ type RegionStatus struct {
 	Stable   string `protobuf:"bytes,18,opt,name=stable,proto3" json:"stable,omitempty"`
 	Previous string `protobuf:"bytes,19,opt,name=previous,proto3" json:"previous,omitempty"`
 	// When evidence was last fresh; unset: never.
-	Seen          *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=seen,proto3" json:"seen,omitempty"`
+	Seen *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=seen,proto3" json:"seen,omitempty"`
+	// The part of the requests that is copied to the version, of 10,000.
+	Shadow uint32 `protobuf:"varint,21,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// The region's wave, from 1, of how many.
+	Wave  uint32 `protobuf:"varint,22,opt,name=wave,proto3" json:"wave,omitempty"`
+	Waves uint32 `protobuf:"varint,23,opt,name=waves,proto3" json:"waves,omitempty"`
+	// Traffic was to be taken from the version, and after the policy's time some proxies have not done so.
+	Overdue       bool `protobuf:"varint,24,opt,name=overdue,proto3" json:"overdue,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2608,6 +2619,34 @@ func (x *RegionStatus) GetSeen() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *RegionStatus) GetShadow() uint32 {
+	if x != nil {
+		return x.Shadow
+	}
+	return 0
+}
+
+func (x *RegionStatus) GetWave() uint32 {
+	if x != nil {
+		return x.Wave
+	}
+	return 0
+}
+
+func (x *RegionStatus) GetWaves() uint32 {
+	if x != nil {
+		return x.Waves
+	}
+	return 0
+}
+
+func (x *RegionStatus) GetOverdue() bool {
+	if x != nil {
+		return x.Overdue
+	}
+	return false
+}
+
 // Evidence is what was read, as the tests saw it.
 type Evidence struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2704,6 +2743,367 @@ func (x *Evidence) GetStableErrors() uint64 {
 	return 0
 }
 
+type ListRegionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRegionsRequest) Reset() {
+	*x = ListRegionsRequest{}
+	mi := &file_aviary_v1_admin_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRegionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRegionsRequest) ProtoMessage() {}
+
+func (x *ListRegionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_admin_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRegionsRequest.ProtoReflect.Descriptor instead.
+func (*ListRegionsRequest) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{40}
+}
+
+type ListRegionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorted by name.
+	Regions       []*RegionState `protobuf:"bytes,1,rep,name=regions,proto3" json:"regions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRegionsResponse) Reset() {
+	*x = ListRegionsResponse{}
+	mi := &file_aviary_v1_admin_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRegionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRegionsResponse) ProtoMessage() {}
+
+func (x *ListRegionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_admin_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRegionsResponse.ProtoReflect.Descriptor instead.
+func (*ListRegionsResponse) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ListRegionsResponse) GetRegions() []*RegionState {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
+}
+
+// RegionState is a region as its proxies have it.
+type RegionState struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Jurisdiction string                 `protobuf:"bytes,2,opt,name=jurisdiction,proto3" json:"jurisdiction,omitempty"`
+	Proxies      uint32                 `protobuf:"varint,3,opt,name=proxies,proto3" json:"proxies,omitempty"`
+	// When its proxies were last given something new.
+	Published *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=published,proto3" json:"published,omitempty"`
+	// Why the newest resources were refused; the last good ones stay. Unset: they were not.
+	Refused   string                 `protobuf:"bytes,5,opt,name=refused,proto3" json:"refused,omitempty"`
+	RefusedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=refused_at,json=refusedAt,proto3" json:"refused_at,omitempty"`
+	// Sorted by service.
+	Services      []*ServiceState `protobuf:"bytes,7,rep,name=services,proto3" json:"services,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegionState) Reset() {
+	*x = RegionState{}
+	mi := &file_aviary_v1_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegionState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegionState) ProtoMessage() {}
+
+func (x *RegionState) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegionState.ProtoReflect.Descriptor instead.
+func (*RegionState) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *RegionState) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RegionState) GetJurisdiction() string {
+	if x != nil {
+		return x.Jurisdiction
+	}
+	return ""
+}
+
+func (x *RegionState) GetProxies() uint32 {
+	if x != nil {
+		return x.Proxies
+	}
+	return 0
+}
+
+func (x *RegionState) GetPublished() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Published
+	}
+	return nil
+}
+
+func (x *RegionState) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *RegionState) GetRefusedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RefusedAt
+	}
+	return nil
+}
+
+func (x *RegionState) GetServices() []*ServiceState {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+// ServiceState is one service in one region.
+type ServiceState struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Requests per second that callers of the region make, over the last minute; negative: not measured.
+	Rate float64 `protobuf:"fixed64,2,opt,name=rate,proto3" json:"rate,omitempty"`
+	// Declared capacity of the stable version here; 0: not declared.
+	Capacity float64 `protobuf:"fixed64,3,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	// The part of the requests, of 10,000, that other regions take over when no endpoint is left here, and which these are.
+	Admitted uint32   `protobuf:"varint,4,opt,name=admitted,proto3" json:"admitted,omitempty"`
+	Failover []string `protobuf:"bytes,5,rep,name=failover,proto3" json:"failover,omitempty"`
+	// A sign of saturation is there; limits are cut; the part of stable's requests, of 10,000, that goes elsewhere.
+	Saturated bool   `protobuf:"varint,6,opt,name=saturated,proto3" json:"saturated,omitempty"`
+	Tightened bool   `protobuf:"varint,7,opt,name=tightened,proto3" json:"tightened,omitempty"`
+	Shed      uint32 `protobuf:"varint,8,opt,name=shed,proto3" json:"shed,omitempty"`
+	// Names whose addresses are endpoints.
+	Names         []*Resolved `protobuf:"bytes,9,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceState) Reset() {
+	*x = ServiceState{}
+	mi := &file_aviary_v1_admin_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceState) ProtoMessage() {}
+
+func (x *ServiceState) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_admin_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceState.ProtoReflect.Descriptor instead.
+func (*ServiceState) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ServiceState) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ServiceState) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *ServiceState) GetCapacity() float64 {
+	if x != nil {
+		return x.Capacity
+	}
+	return 0
+}
+
+func (x *ServiceState) GetAdmitted() uint32 {
+	if x != nil {
+		return x.Admitted
+	}
+	return 0
+}
+
+func (x *ServiceState) GetFailover() []string {
+	if x != nil {
+		return x.Failover
+	}
+	return nil
+}
+
+func (x *ServiceState) GetSaturated() bool {
+	if x != nil {
+		return x.Saturated
+	}
+	return false
+}
+
+func (x *ServiceState) GetTightened() bool {
+	if x != nil {
+		return x.Tightened
+	}
+	return false
+}
+
+func (x *ServiceState) GetShed() uint32 {
+	if x != nil {
+		return x.Shed
+	}
+	return 0
+}
+
+func (x *ServiceState) GetNames() []*Resolved {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+type Resolved struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Addresses []string               `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// When the addresses were last confirmed; unset: never.
+	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	// Why they could not be confirmed since; the last ones stay.
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resolved) Reset() {
+	*x = Resolved{}
+	mi := &file_aviary_v1_admin_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resolved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resolved) ProtoMessage() {}
+
+func (x *Resolved) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_admin_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resolved.ProtoReflect.Descriptor instead.
+func (*Resolved) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Resolved) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Resolved) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Resolved) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Resolved) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type ListProxiesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unset: every region, every service.
@@ -2715,7 +3115,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_aviary_v1_admin_proto_msgTypes[40]
+	mi := &file_aviary_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +3127,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_admin_proto_msgTypes[40]
+	mi := &file_aviary_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +3140,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListProxiesRequest) GetRegion() string {
@@ -2767,7 +3167,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_aviary_v1_admin_proto_msgTypes[41]
+	mi := &file_aviary_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2779,7 +3179,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_admin_proto_msgTypes[41]
+	mi := &file_aviary_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2792,7 +3192,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*ProxyStatus {
@@ -2819,7 +3219,7 @@ type ProxyStatus struct {
 	Types []*TypeStatus `protobuf:"bytes,10,rep,name=types,proto3" json:"types,omitempty"`
 	// Until when the proxy keeps its canary shares if nobody renews them; unset: it has none.
 	LeaseUntil *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=lease_until,json=leaseUntil,proto3" json:"lease_until,omitempty"`
-	// What it cannot do, and so goes without: "lease", "retry-on-stable", "exact-counts".
+	// What it cannot do, and so goes without: "lease", "retry-on-stable", "exact-counts", "shadow", "failover".
 	Lacks         []string `protobuf:"bytes,12,rep,name=lacks,proto3" json:"lacks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2827,7 +3227,7 @@ type ProxyStatus struct {
 
 func (x *ProxyStatus) Reset() {
 	*x = ProxyStatus{}
-	mi := &file_aviary_v1_admin_proto_msgTypes[42]
+	mi := &file_aviary_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +3239,7 @@ func (x *ProxyStatus) String() string {
 func (*ProxyStatus) ProtoMessage() {}
 
 func (x *ProxyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_admin_proto_msgTypes[42]
+	mi := &file_aviary_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +3252,7 @@ func (x *ProxyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyStatus.ProtoReflect.Descriptor instead.
 func (*ProxyStatus) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ProxyStatus) GetName() string {
@@ -2955,7 +3355,7 @@ type TypeStatus struct {
 
 func (x *TypeStatus) Reset() {
 	*x = TypeStatus{}
-	mi := &file_aviary_v1_admin_proto_msgTypes[43]
+	mi := &file_aviary_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2967,7 +3367,7 @@ func (x *TypeStatus) String() string {
 func (*TypeStatus) ProtoMessage() {}
 
 func (x *TypeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_admin_proto_msgTypes[43]
+	mi := &file_aviary_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2980,7 +3380,7 @@ func (x *TypeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypeStatus.ProtoReflect.Descriptor instead.
 func (*TypeStatus) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TypeStatus) GetType() string {
@@ -3037,7 +3437,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_aviary_v1_admin_proto_msgTypes[44]
+	mi := &file_aviary_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +3449,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_admin_proto_msgTypes[44]
+	mi := &file_aviary_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +3462,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListEventsRequest) GetRollout() string {
@@ -3088,7 +3488,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_aviary_v1_admin_proto_msgTypes[45]
+	mi := &file_aviary_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3100,7 +3500,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_admin_proto_msgTypes[45]
+	mi := &file_aviary_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3113,7 +3513,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -3133,7 +3533,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_aviary_v1_admin_proto_msgTypes[46]
+	mi := &file_aviary_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +3545,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_admin_proto_msgTypes[46]
+	mi := &file_aviary_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +3558,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *WatchEventsRequest) GetRollout() string {
@@ -3184,7 +3584,7 @@ type WatchEventsResponse struct {
 
 func (x *WatchEventsResponse) Reset() {
 	*x = WatchEventsResponse{}
-	mi := &file_aviary_v1_admin_proto_msgTypes[47]
+	mi := &file_aviary_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3596,7 @@ func (x *WatchEventsResponse) String() string {
 func (*WatchEventsResponse) ProtoMessage() {}
 
 func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_admin_proto_msgTypes[47]
+	mi := &file_aviary_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3609,7 @@ func (x *WatchEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsResponse.ProtoReflect.Descriptor instead.
 func (*WatchEventsResponse) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *WatchEventsResponse) GetEvent() *Event {
@@ -3239,7 +3639,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_aviary_v1_admin_proto_msgTypes[48]
+	mi := &file_aviary_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3651,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_admin_proto_msgTypes[48]
+	mi := &file_aviary_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3664,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Event) GetRollout() string {
@@ -3338,7 +3738,7 @@ type GetVersionRequest struct {
 
 func (x *GetVersionRequest) Reset() {
 	*x = GetVersionRequest{}
-	mi := &file_aviary_v1_admin_proto_msgTypes[49]
+	mi := &file_aviary_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3350,7 +3750,7 @@ func (x *GetVersionRequest) String() string {
 func (*GetVersionRequest) ProtoMessage() {}
 
 func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_admin_proto_msgTypes[49]
+	mi := &file_aviary_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3363,7 +3763,7 @@ func (x *GetVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetVersionRequest) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 type GetVersionResponse struct {
@@ -3376,7 +3776,7 @@ type GetVersionResponse struct {
 
 func (x *GetVersionResponse) Reset() {
 	*x = GetVersionResponse{}
-	mi := &file_aviary_v1_admin_proto_msgTypes[50]
+	mi := &file_aviary_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3388,7 +3788,7 @@ func (x *GetVersionResponse) String() string {
 func (*GetVersionResponse) ProtoMessage() {}
 
 func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_admin_proto_msgTypes[50]
+	mi := &file_aviary_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3401,7 +3801,7 @@ func (x *GetVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVersionResponse.ProtoReflect.Descriptor instead.
 func (*GetVersionResponse) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_aviary_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetVersionResponse) GetVersion() string {
@@ -3559,7 +3959,7 @@ const file_aviary_v1_admin_proto_rawDesc = "" +
 	"\x06digest\x18\x04 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06policy\x18\x05 \x01(\tR\x06policy\x12&\n" +
 	"\x05phase\x18\x06 \x01(\x0e2\x10.aviary.v1.PhaseR\x05phase\x121\n" +
-	"\aregions\x18\a \x03(\v2\x17.aviary.v1.RegionStatusR\aregions\"\xa3\x05\n" +
+	"\aregions\x18\a \x03(\v2\x17.aviary.v1.RegionStatusR\aregions\"\xff\x05\n" +
 	"\fRegionStatus\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12&\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x10.aviary.v1.PhaseR\x05phase\x12\x16\n" +
@@ -3581,7 +3981,11 @@ const file_aviary_v1_admin_proto_rawDesc = "" +
 	"\bevidence\x18\x11 \x01(\v2\x13.aviary.v1.EvidenceR\bevidence\x12\x16\n" +
 	"\x06stable\x18\x12 \x01(\tR\x06stable\x12\x1a\n" +
 	"\bprevious\x18\x13 \x01(\tR\bprevious\x12.\n" +
-	"\x04seen\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\"\xec\x01\n" +
+	"\x04seen\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\x04seen\x12\x16\n" +
+	"\x06shadow\x18\x15 \x01(\rR\x06shadow\x12\x12\n" +
+	"\x04wave\x18\x16 \x01(\rR\x04wave\x12\x14\n" +
+	"\x05waves\x18\x17 \x01(\rR\x05waves\x12\x18\n" +
+	"\aoverdue\x18\x18 \x01(\bR\aoverdue\"\xec\x01\n" +
 	"\bEvidence\x12\x16\n" +
 	"\x06metric\x18\x01 \x01(\tR\x06metric\x12\x13\n" +
 	"\x05log_e\x18\x02 \x01(\x01R\x04logE\x12#\n" +
@@ -3589,7 +3993,34 @@ const file_aviary_v1_admin_proto_rawDesc = "" +
 	"\fcanary_tries\x18\x04 \x01(\x04R\vcanaryTries\x12#\n" +
 	"\rcanary_errors\x18\x05 \x01(\x04R\fcanaryErrors\x12!\n" +
 	"\fstable_tries\x18\x06 \x01(\x04R\vstableTries\x12#\n" +
-	"\rstable_errors\x18\a \x01(\x04R\fstableErrors\"F\n" +
+	"\rstable_errors\x18\a \x01(\x04R\fstableErrors\"\x14\n" +
+	"\x12ListRegionsRequest\"G\n" +
+	"\x13ListRegionsResponse\x120\n" +
+	"\aregions\x18\x01 \x03(\v2\x16.aviary.v1.RegionStateR\aregions\"\xa3\x02\n" +
+	"\vRegionState\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
+	"\fjurisdiction\x18\x02 \x01(\tR\fjurisdiction\x12\x18\n" +
+	"\aproxies\x18\x03 \x01(\rR\aproxies\x128\n" +
+	"\tpublished\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tpublished\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\tR\arefused\x129\n" +
+	"\n" +
+	"refused_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\trefusedAt\x123\n" +
+	"\bservices\x18\a \x03(\v2\x17.aviary.v1.ServiceStateR\bservices\"\x8b\x02\n" +
+	"\fServiceState\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04rate\x18\x02 \x01(\x01R\x04rate\x12\x1a\n" +
+	"\bcapacity\x18\x03 \x01(\x01R\bcapacity\x12\x1a\n" +
+	"\badmitted\x18\x04 \x01(\rR\badmitted\x12\x1a\n" +
+	"\bfailover\x18\x05 \x03(\tR\bfailover\x12\x1c\n" +
+	"\tsaturated\x18\x06 \x01(\bR\tsaturated\x12\x1c\n" +
+	"\ttightened\x18\a \x01(\bR\ttightened\x12\x12\n" +
+	"\x04shed\x18\b \x01(\rR\x04shed\x12)\n" +
+	"\x05names\x18\t \x03(\v2\x13.aviary.v1.ResolvedR\x05names\"~\n" +
+	"\bResolved\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"F\n" +
 	"\x12ListProxiesRequest\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\"G\n" +
@@ -3648,7 +4079,7 @@ const file_aviary_v1_admin_proto_rawDesc = "" +
 	"\x0fOUTCOME_CREATED\x10\x01\x12\x13\n" +
 	"\x0fOUTCOME_UPDATED\x10\x02\x12\x15\n" +
 	"\x11OUTCOME_UNCHANGED\x10\x03\x12\x13\n" +
-	"\x0fOUTCOME_DELETED\x10\x04*\xbf\x01\n" +
+	"\x0fOUTCOME_DELETED\x10\x04*\xd4\x01\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rPHASE_PENDING\x10\x01\x12\x15\n" +
@@ -3658,13 +4089,14 @@ const file_aviary_v1_admin_proto_rawDesc = "" +
 	"\fPHASE_HALTED\x10\x05\x12\x11\n" +
 	"\rPHASE_ABORTED\x10\x06\x12\x12\n" +
 	"\x0ePHASE_PROMOTED\x10\a\x12\x15\n" +
-	"\x11PHASE_ROLLED_BACK\x10\b*\x84\x01\n" +
+	"\x11PHASE_ROLLED_BACK\x10\b\x12\x13\n" +
+	"\x0fPHASE_SHADOWING\x10\t*\x84\x01\n" +
 	"\tSyncState\x12\x1a\n" +
 	"\x16SYNC_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11SYNC_STATE_SYNCED\x10\x01\x12\x14\n" +
 	"\x10SYNC_STATE_STALE\x10\x02\x12\x15\n" +
 	"\x11SYNC_STATE_NACKED\x10\x03\x12\x17\n" +
-	"\x13SYNC_STATE_NOT_SENT\x10\x042\xc2\f\n" +
+	"\x13SYNC_STATE_NOT_SENT\x10\x042\x90\r\n" +
 	"\fAdminService\x12:\n" +
 	"\x05Apply\x12\x17.aviary.v1.ApplyRequest\x1a\x18.aviary.v1.ApplyResponse\x12L\n" +
 	"\vGetDocument\x12\x1d.aviary.v1.GetDocumentRequest\x1a\x1e.aviary.v1.GetDocumentResponse\x12R\n" +
@@ -3683,6 +4115,7 @@ const file_aviary_v1_admin_proto_rawDesc = "" +
 	"GetRollout\x12\x1c.aviary.v1.GetRolloutRequest\x1a\x1d.aviary.v1.GetRolloutResponse\x12O\n" +
 	"\fListRollouts\x12\x1e.aviary.v1.ListRolloutsRequest\x1a\x1f.aviary.v1.ListRolloutsResponse\x12Q\n" +
 	"\fWatchRollout\x12\x1e.aviary.v1.WatchRolloutRequest\x1a\x1f.aviary.v1.WatchRolloutResponse0\x01\x12L\n" +
+	"\vListRegions\x12\x1d.aviary.v1.ListRegionsRequest\x1a\x1e.aviary.v1.ListRegionsResponse\x12L\n" +
 	"\vListProxies\x12\x1d.aviary.v1.ListProxiesRequest\x1a\x1e.aviary.v1.ListProxiesResponse\x12I\n" +
 	"\n" +
 	"ListEvents\x12\x1c.aviary.v1.ListEventsRequest\x1a\x1d.aviary.v1.ListEventsResponse\x12N\n" +
@@ -3703,7 +4136,7 @@ func file_aviary_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_aviary_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_aviary_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_aviary_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_aviary_v1_admin_proto_goTypes = []any{
 	(Outcome)(0),                    // 0: aviary.v1.Outcome
 	(Phase)(0),                      // 1: aviary.v1.Phase
@@ -3748,28 +4181,33 @@ var file_aviary_v1_admin_proto_goTypes = []any{
 	(*RolloutStatus)(nil),           // 40: aviary.v1.RolloutStatus
 	(*RegionStatus)(nil),            // 41: aviary.v1.RegionStatus
 	(*Evidence)(nil),                // 42: aviary.v1.Evidence
-	(*ListProxiesRequest)(nil),      // 43: aviary.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),     // 44: aviary.v1.ListProxiesResponse
-	(*ProxyStatus)(nil),             // 45: aviary.v1.ProxyStatus
-	(*TypeStatus)(nil),              // 46: aviary.v1.TypeStatus
-	(*ListEventsRequest)(nil),       // 47: aviary.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),      // 48: aviary.v1.ListEventsResponse
-	(*WatchEventsRequest)(nil),      // 49: aviary.v1.WatchEventsRequest
-	(*WatchEventsResponse)(nil),     // 50: aviary.v1.WatchEventsResponse
-	(*Event)(nil),                   // 51: aviary.v1.Event
-	(*GetVersionRequest)(nil),       // 52: aviary.v1.GetVersionRequest
-	(*GetVersionResponse)(nil),      // 53: aviary.v1.GetVersionResponse
-	(*timestamppb.Timestamp)(nil),   // 54: google.protobuf.Timestamp
-	(*Document)(nil),                // 55: aviary.v1.Document
-	(*durationpb.Duration)(nil),     // 56: google.protobuf.Duration
+	(*ListRegionsRequest)(nil),      // 43: aviary.v1.ListRegionsRequest
+	(*ListRegionsResponse)(nil),     // 44: aviary.v1.ListRegionsResponse
+	(*RegionState)(nil),             // 45: aviary.v1.RegionState
+	(*ServiceState)(nil),            // 46: aviary.v1.ServiceState
+	(*Resolved)(nil),                // 47: aviary.v1.Resolved
+	(*ListProxiesRequest)(nil),      // 48: aviary.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),     // 49: aviary.v1.ListProxiesResponse
+	(*ProxyStatus)(nil),             // 50: aviary.v1.ProxyStatus
+	(*TypeStatus)(nil),              // 51: aviary.v1.TypeStatus
+	(*ListEventsRequest)(nil),       // 52: aviary.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),      // 53: aviary.v1.ListEventsResponse
+	(*WatchEventsRequest)(nil),      // 54: aviary.v1.WatchEventsRequest
+	(*WatchEventsResponse)(nil),     // 55: aviary.v1.WatchEventsResponse
+	(*Event)(nil),                   // 56: aviary.v1.Event
+	(*GetVersionRequest)(nil),       // 57: aviary.v1.GetVersionRequest
+	(*GetVersionResponse)(nil),      // 58: aviary.v1.GetVersionResponse
+	(*timestamppb.Timestamp)(nil),   // 59: google.protobuf.Timestamp
+	(*Document)(nil),                // 60: aviary.v1.Document
+	(*durationpb.Duration)(nil),     // 61: google.protobuf.Duration
 }
 var file_aviary_v1_admin_proto_depIdxs = []int32{
 	3,  // 0: aviary.v1.ApplyRequest.files:type_name -> aviary.v1.File
 	6,  // 1: aviary.v1.ApplyResponse.documents:type_name -> aviary.v1.Applied
 	0,  // 2: aviary.v1.Applied.outcome:type_name -> aviary.v1.Outcome
 	8,  // 3: aviary.v1.Problems.problems:type_name -> aviary.v1.Problem
-	54, // 4: aviary.v1.Revision.at:type_name -> google.protobuf.Timestamp
-	55, // 5: aviary.v1.Revision.document:type_name -> aviary.v1.Document
+	59, // 4: aviary.v1.Revision.at:type_name -> google.protobuf.Timestamp
+	60, // 5: aviary.v1.Revision.document:type_name -> aviary.v1.Document
 	9,  // 6: aviary.v1.GetDocumentResponse.document:type_name -> aviary.v1.Revision
 	9,  // 7: aviary.v1.ListDocumentsResponse.documents:type_name -> aviary.v1.Revision
 	9,  // 8: aviary.v1.ListRevisionsResponse.revisions:type_name -> aviary.v1.Revision
@@ -3788,65 +4226,73 @@ var file_aviary_v1_admin_proto_depIdxs = []int32{
 	1,  // 21: aviary.v1.RolloutStatus.phase:type_name -> aviary.v1.Phase
 	41, // 22: aviary.v1.RolloutStatus.regions:type_name -> aviary.v1.RegionStatus
 	1,  // 23: aviary.v1.RegionStatus.phase:type_name -> aviary.v1.Phase
-	54, // 24: aviary.v1.RegionStatus.since:type_name -> google.protobuf.Timestamp
-	56, // 25: aviary.v1.RegionStatus.held:type_name -> google.protobuf.Duration
-	56, // 26: aviary.v1.RegionStatus.hold:type_name -> google.protobuf.Duration
+	59, // 24: aviary.v1.RegionStatus.since:type_name -> google.protobuf.Timestamp
+	61, // 25: aviary.v1.RegionStatus.held:type_name -> google.protobuf.Duration
+	61, // 26: aviary.v1.RegionStatus.hold:type_name -> google.protobuf.Duration
 	42, // 27: aviary.v1.RegionStatus.evidence:type_name -> aviary.v1.Evidence
-	54, // 28: aviary.v1.RegionStatus.seen:type_name -> google.protobuf.Timestamp
-	45, // 29: aviary.v1.ListProxiesResponse.proxies:type_name -> aviary.v1.ProxyStatus
-	54, // 30: aviary.v1.ProxyStatus.connected:type_name -> google.protobuf.Timestamp
-	46, // 31: aviary.v1.ProxyStatus.types:type_name -> aviary.v1.TypeStatus
-	54, // 32: aviary.v1.ProxyStatus.lease_until:type_name -> google.protobuf.Timestamp
-	2,  // 33: aviary.v1.TypeStatus.state:type_name -> aviary.v1.SyncState
-	54, // 34: aviary.v1.TypeStatus.nacked:type_name -> google.protobuf.Timestamp
-	51, // 35: aviary.v1.ListEventsResponse.events:type_name -> aviary.v1.Event
-	51, // 36: aviary.v1.WatchEventsResponse.event:type_name -> aviary.v1.Event
-	54, // 37: aviary.v1.Event.at:type_name -> google.protobuf.Timestamp
-	4,  // 38: aviary.v1.AdminService.Apply:input_type -> aviary.v1.ApplyRequest
-	10, // 39: aviary.v1.AdminService.GetDocument:input_type -> aviary.v1.GetDocumentRequest
-	12, // 40: aviary.v1.AdminService.ListDocuments:input_type -> aviary.v1.ListDocumentsRequest
-	14, // 41: aviary.v1.AdminService.ListRevisions:input_type -> aviary.v1.ListRevisionsRequest
-	16, // 42: aviary.v1.AdminService.Revert:input_type -> aviary.v1.RevertRequest
-	18, // 43: aviary.v1.AdminService.DeleteDocument:input_type -> aviary.v1.DeleteDocumentRequest
-	20, // 44: aviary.v1.AdminService.StartRollout:input_type -> aviary.v1.StartRolloutRequest
-	22, // 45: aviary.v1.AdminService.PauseRollout:input_type -> aviary.v1.PauseRolloutRequest
-	24, // 46: aviary.v1.AdminService.ResumeRollout:input_type -> aviary.v1.ResumeRolloutRequest
-	26, // 47: aviary.v1.AdminService.AbortRollout:input_type -> aviary.v1.AbortRolloutRequest
-	28, // 48: aviary.v1.AdminService.PromoteRollout:input_type -> aviary.v1.PromoteRolloutRequest
-	30, // 49: aviary.v1.AdminService.RollbackRollout:input_type -> aviary.v1.RollbackRolloutRequest
-	32, // 50: aviary.v1.AdminService.RetryRollout:input_type -> aviary.v1.RetryRolloutRequest
-	34, // 51: aviary.v1.AdminService.GetRollout:input_type -> aviary.v1.GetRolloutRequest
-	36, // 52: aviary.v1.AdminService.ListRollouts:input_type -> aviary.v1.ListRolloutsRequest
-	38, // 53: aviary.v1.AdminService.WatchRollout:input_type -> aviary.v1.WatchRolloutRequest
-	43, // 54: aviary.v1.AdminService.ListProxies:input_type -> aviary.v1.ListProxiesRequest
-	47, // 55: aviary.v1.AdminService.ListEvents:input_type -> aviary.v1.ListEventsRequest
-	49, // 56: aviary.v1.AdminService.WatchEvents:input_type -> aviary.v1.WatchEventsRequest
-	52, // 57: aviary.v1.AdminService.GetVersion:input_type -> aviary.v1.GetVersionRequest
-	5,  // 58: aviary.v1.AdminService.Apply:output_type -> aviary.v1.ApplyResponse
-	11, // 59: aviary.v1.AdminService.GetDocument:output_type -> aviary.v1.GetDocumentResponse
-	13, // 60: aviary.v1.AdminService.ListDocuments:output_type -> aviary.v1.ListDocumentsResponse
-	15, // 61: aviary.v1.AdminService.ListRevisions:output_type -> aviary.v1.ListRevisionsResponse
-	17, // 62: aviary.v1.AdminService.Revert:output_type -> aviary.v1.RevertResponse
-	19, // 63: aviary.v1.AdminService.DeleteDocument:output_type -> aviary.v1.DeleteDocumentResponse
-	21, // 64: aviary.v1.AdminService.StartRollout:output_type -> aviary.v1.StartRolloutResponse
-	23, // 65: aviary.v1.AdminService.PauseRollout:output_type -> aviary.v1.PauseRolloutResponse
-	25, // 66: aviary.v1.AdminService.ResumeRollout:output_type -> aviary.v1.ResumeRolloutResponse
-	27, // 67: aviary.v1.AdminService.AbortRollout:output_type -> aviary.v1.AbortRolloutResponse
-	29, // 68: aviary.v1.AdminService.PromoteRollout:output_type -> aviary.v1.PromoteRolloutResponse
-	31, // 69: aviary.v1.AdminService.RollbackRollout:output_type -> aviary.v1.RollbackRolloutResponse
-	33, // 70: aviary.v1.AdminService.RetryRollout:output_type -> aviary.v1.RetryRolloutResponse
-	35, // 71: aviary.v1.AdminService.GetRollout:output_type -> aviary.v1.GetRolloutResponse
-	37, // 72: aviary.v1.AdminService.ListRollouts:output_type -> aviary.v1.ListRolloutsResponse
-	39, // 73: aviary.v1.AdminService.WatchRollout:output_type -> aviary.v1.WatchRolloutResponse
-	44, // 74: aviary.v1.AdminService.ListProxies:output_type -> aviary.v1.ListProxiesResponse
-	48, // 75: aviary.v1.AdminService.ListEvents:output_type -> aviary.v1.ListEventsResponse
-	50, // 76: aviary.v1.AdminService.WatchEvents:output_type -> aviary.v1.WatchEventsResponse
-	53, // 77: aviary.v1.AdminService.GetVersion:output_type -> aviary.v1.GetVersionResponse
-	58, // [58:78] is the sub-list for method output_type
-	38, // [38:58] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	59, // 28: aviary.v1.RegionStatus.seen:type_name -> google.protobuf.Timestamp
+	45, // 29: aviary.v1.ListRegionsResponse.regions:type_name -> aviary.v1.RegionState
+	59, // 30: aviary.v1.RegionState.published:type_name -> google.protobuf.Timestamp
+	59, // 31: aviary.v1.RegionState.refused_at:type_name -> google.protobuf.Timestamp
+	46, // 32: aviary.v1.RegionState.services:type_name -> aviary.v1.ServiceState
+	47, // 33: aviary.v1.ServiceState.names:type_name -> aviary.v1.Resolved
+	59, // 34: aviary.v1.Resolved.at:type_name -> google.protobuf.Timestamp
+	50, // 35: aviary.v1.ListProxiesResponse.proxies:type_name -> aviary.v1.ProxyStatus
+	59, // 36: aviary.v1.ProxyStatus.connected:type_name -> google.protobuf.Timestamp
+	51, // 37: aviary.v1.ProxyStatus.types:type_name -> aviary.v1.TypeStatus
+	59, // 38: aviary.v1.ProxyStatus.lease_until:type_name -> google.protobuf.Timestamp
+	2,  // 39: aviary.v1.TypeStatus.state:type_name -> aviary.v1.SyncState
+	59, // 40: aviary.v1.TypeStatus.nacked:type_name -> google.protobuf.Timestamp
+	56, // 41: aviary.v1.ListEventsResponse.events:type_name -> aviary.v1.Event
+	56, // 42: aviary.v1.WatchEventsResponse.event:type_name -> aviary.v1.Event
+	59, // 43: aviary.v1.Event.at:type_name -> google.protobuf.Timestamp
+	4,  // 44: aviary.v1.AdminService.Apply:input_type -> aviary.v1.ApplyRequest
+	10, // 45: aviary.v1.AdminService.GetDocument:input_type -> aviary.v1.GetDocumentRequest
+	12, // 46: aviary.v1.AdminService.ListDocuments:input_type -> aviary.v1.ListDocumentsRequest
+	14, // 47: aviary.v1.AdminService.ListRevisions:input_type -> aviary.v1.ListRevisionsRequest
+	16, // 48: aviary.v1.AdminService.Revert:input_type -> aviary.v1.RevertRequest
+	18, // 49: aviary.v1.AdminService.DeleteDocument:input_type -> aviary.v1.DeleteDocumentRequest
+	20, // 50: aviary.v1.AdminService.StartRollout:input_type -> aviary.v1.StartRolloutRequest
+	22, // 51: aviary.v1.AdminService.PauseRollout:input_type -> aviary.v1.PauseRolloutRequest
+	24, // 52: aviary.v1.AdminService.ResumeRollout:input_type -> aviary.v1.ResumeRolloutRequest
+	26, // 53: aviary.v1.AdminService.AbortRollout:input_type -> aviary.v1.AbortRolloutRequest
+	28, // 54: aviary.v1.AdminService.PromoteRollout:input_type -> aviary.v1.PromoteRolloutRequest
+	30, // 55: aviary.v1.AdminService.RollbackRollout:input_type -> aviary.v1.RollbackRolloutRequest
+	32, // 56: aviary.v1.AdminService.RetryRollout:input_type -> aviary.v1.RetryRolloutRequest
+	34, // 57: aviary.v1.AdminService.GetRollout:input_type -> aviary.v1.GetRolloutRequest
+	36, // 58: aviary.v1.AdminService.ListRollouts:input_type -> aviary.v1.ListRolloutsRequest
+	38, // 59: aviary.v1.AdminService.WatchRollout:input_type -> aviary.v1.WatchRolloutRequest
+	43, // 60: aviary.v1.AdminService.ListRegions:input_type -> aviary.v1.ListRegionsRequest
+	48, // 61: aviary.v1.AdminService.ListProxies:input_type -> aviary.v1.ListProxiesRequest
+	52, // 62: aviary.v1.AdminService.ListEvents:input_type -> aviary.v1.ListEventsRequest
+	54, // 63: aviary.v1.AdminService.WatchEvents:input_type -> aviary.v1.WatchEventsRequest
+	57, // 64: aviary.v1.AdminService.GetVersion:input_type -> aviary.v1.GetVersionRequest
+	5,  // 65: aviary.v1.AdminService.Apply:output_type -> aviary.v1.ApplyResponse
+	11, // 66: aviary.v1.AdminService.GetDocument:output_type -> aviary.v1.GetDocumentResponse
+	13, // 67: aviary.v1.AdminService.ListDocuments:output_type -> aviary.v1.ListDocumentsResponse
+	15, // 68: aviary.v1.AdminService.ListRevisions:output_type -> aviary.v1.ListRevisionsResponse
+	17, // 69: aviary.v1.AdminService.Revert:output_type -> aviary.v1.RevertResponse
+	19, // 70: aviary.v1.AdminService.DeleteDocument:output_type -> aviary.v1.DeleteDocumentResponse
+	21, // 71: aviary.v1.AdminService.StartRollout:output_type -> aviary.v1.StartRolloutResponse
+	23, // 72: aviary.v1.AdminService.PauseRollout:output_type -> aviary.v1.PauseRolloutResponse
+	25, // 73: aviary.v1.AdminService.ResumeRollout:output_type -> aviary.v1.ResumeRolloutResponse
+	27, // 74: aviary.v1.AdminService.AbortRollout:output_type -> aviary.v1.AbortRolloutResponse
+	29, // 75: aviary.v1.AdminService.PromoteRollout:output_type -> aviary.v1.PromoteRolloutResponse
+	31, // 76: aviary.v1.AdminService.RollbackRollout:output_type -> aviary.v1.RollbackRolloutResponse
+	33, // 77: aviary.v1.AdminService.RetryRollout:output_type -> aviary.v1.RetryRolloutResponse
+	35, // 78: aviary.v1.AdminService.GetRollout:output_type -> aviary.v1.GetRolloutResponse
+	37, // 79: aviary.v1.AdminService.ListRollouts:output_type -> aviary.v1.ListRolloutsResponse
+	39, // 80: aviary.v1.AdminService.WatchRollout:output_type -> aviary.v1.WatchRolloutResponse
+	44, // 81: aviary.v1.AdminService.ListRegions:output_type -> aviary.v1.ListRegionsResponse
+	49, // 82: aviary.v1.AdminService.ListProxies:output_type -> aviary.v1.ListProxiesResponse
+	53, // 83: aviary.v1.AdminService.ListEvents:output_type -> aviary.v1.ListEventsResponse
+	55, // 84: aviary.v1.AdminService.WatchEvents:output_type -> aviary.v1.WatchEventsResponse
+	58, // 85: aviary.v1.AdminService.GetVersion:output_type -> aviary.v1.GetVersionResponse
+	65, // [65:86] is the sub-list for method output_type
+	44, // [44:65] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_aviary_v1_admin_proto_init() }
@@ -3861,7 +4307,7 @@ func file_aviary_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aviary_v1_admin_proto_rawDesc), len(file_aviary_v1_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   51,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,7 @@ const (
 	AdminService_GetRollout_FullMethodName      = "/aviary.v1.AdminService/GetRollout"
 	AdminService_ListRollouts_FullMethodName    = "/aviary.v1.AdminService/ListRollouts"
 	AdminService_WatchRollout_FullMethodName    = "/aviary.v1.AdminService/WatchRollout"
+	AdminService_ListRegions_FullMethodName     = "/aviary.v1.AdminService/ListRegions"
 	AdminService_ListProxies_FullMethodName     = "/aviary.v1.AdminService/ListProxies"
 	AdminService_ListEvents_FullMethodName      = "/aviary.v1.AdminService/ListEvents"
 	AdminService_WatchEvents_FullMethodName     = "/aviary.v1.AdminService/WatchEvents"
@@ -79,6 +80,8 @@ type AdminServiceClient interface {
 	ListRollouts(ctx context.Context, in *ListRolloutsRequest, opts ...grpc.CallOption) (*ListRolloutsResponse, error)
 	// WatchRollout sends the status now and whenever it changes; a slow reader gets the newest.
 	WatchRollout(ctx context.Context, in *WatchRolloutRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchRolloutResponse], error)
+	// ListRegions is what each region's proxies are given, and what was refused them.
+	ListRegions(ctx context.Context, in *ListRegionsRequest, opts ...grpc.CallOption) (*ListRegionsResponse, error)
 	ListProxies(ctx context.Context, in *ListProxiesRequest, opts ...grpc.CallOption) (*ListProxiesResponse, error)
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error)
 	// WatchEvents sends the kept events and then every new one.
@@ -263,6 +266,16 @@ func (c *adminServiceClient) WatchRollout(ctx context.Context, in *WatchRolloutR
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_WatchRolloutClient = grpc.ServerStreamingClient[WatchRolloutResponse]
 
+func (c *adminServiceClient) ListRegions(ctx context.Context, in *ListRegionsRequest, opts ...grpc.CallOption) (*ListRegionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRegionsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListRegions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) ListProxies(ctx context.Context, in *ListProxiesRequest, opts ...grpc.CallOption) (*ListProxiesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListProxiesResponse)
@@ -348,6 +361,8 @@ type AdminServiceServer interface {
 	ListRollouts(context.Context, *ListRolloutsRequest) (*ListRolloutsResponse, error)
 	// WatchRollout sends the status now and whenever it changes; a slow reader gets the newest.
 	WatchRollout(*WatchRolloutRequest, grpc.ServerStreamingServer[WatchRolloutResponse]) error
+	// ListRegions is what each region's proxies are given, and what was refused them.
+	ListRegions(context.Context, *ListRegionsRequest) (*ListRegionsResponse, error)
 	ListProxies(context.Context, *ListProxiesRequest) (*ListProxiesResponse, error)
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error)
 	// WatchEvents sends the kept events and then every new one.
@@ -410,6 +425,9 @@ func (UnimplementedAdminServiceServer) ListRollouts(context.Context, *ListRollou
 }
 func (UnimplementedAdminServiceServer) WatchRollout(*WatchRolloutRequest, grpc.ServerStreamingServer[WatchRolloutResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchRollout not implemented")
+}
+func (UnimplementedAdminServiceServer) ListRegions(context.Context, *ListRegionsRequest) (*ListRegionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRegions not implemented")
 }
 func (UnimplementedAdminServiceServer) ListProxies(context.Context, *ListProxiesRequest) (*ListProxiesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListProxies not implemented")
@@ -725,6 +743,24 @@ func _AdminService_WatchRollout_Handler(srv interface{}, stream grpc.ServerStrea
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_WatchRolloutServer = grpc.ServerStreamingServer[WatchRolloutResponse]
 
+func _AdminService_ListRegions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRegionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListRegions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListRegions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListRegions(ctx, req.(*ListRegionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_ListProxies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListProxiesRequest)
 	if err := dec(in); err != nil {
@@ -856,6 +892,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRollouts",
 			Handler:    _AdminService_ListRollouts_Handler,
+		},
+		{
+			MethodName: "ListRegions",
+			Handler:    _AdminService_ListRegions_Handler,
 		},
 		{
 			MethodName: "ListProxies",

@@ -77,6 +77,57 @@ func (Protocol) EnumDescriptor() ([]byte, []int) {
 	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{0}
 }
 
+type Zones int32
+
+const (
+	Zones_ZONES_UNSPECIFIED Zones = 0
+	// Every zone of the region, by its weight.
+	Zones_ZONES_SPREAD Zones = 1
+	// The caller's own zone, and the others as far as its endpoints are out.
+	Zones_ZONES_NEAREST Zones = 2
+)
+
+// Enum value maps for Zones.
+var (
+	Zones_name = map[int32]string{
+		0: "ZONES_UNSPECIFIED",
+		1: "ZONES_SPREAD",
+		2: "ZONES_NEAREST",
+	}
+	Zones_value = map[string]int32{
+		"ZONES_UNSPECIFIED": 0,
+		"ZONES_SPREAD":      1,
+		"ZONES_NEAREST":     2,
+	}
+)
+
+func (x Zones) Enum() *Zones {
+	p := new(Zones)
+	*p = x
+	return p
+}
+
+func (x Zones) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Zones) Descriptor() protoreflect.EnumDescriptor {
+	return file_aviary_v1_documents_proto_enumTypes[1].Descriptor()
+}
+
+func (Zones) Type() protoreflect.EnumType {
+	return &file_aviary_v1_documents_proto_enumTypes[1]
+}
+
+func (x Zones) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Zones.Descriptor instead.
+func (Zones) EnumDescriptor() ([]byte, []int) {
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{1}
+}
+
 type RetryClass int32
 
 const (
@@ -139,11 +190,11 @@ func (x RetryClass) String() string {
 }
 
 func (RetryClass) Descriptor() protoreflect.EnumDescriptor {
-	return file_aviary_v1_documents_proto_enumTypes[1].Descriptor()
+	return file_aviary_v1_documents_proto_enumTypes[2].Descriptor()
 }
 
 func (RetryClass) Type() protoreflect.EnumType {
-	return &file_aviary_v1_documents_proto_enumTypes[1]
+	return &file_aviary_v1_documents_proto_enumTypes[2]
 }
 
 func (x RetryClass) Number() protoreflect.EnumNumber {
@@ -152,7 +203,62 @@ func (x RetryClass) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RetryClass.Descriptor instead.
 func (RetryClass) EnumDescriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{1}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{2}
+}
+
+type OnHalt int32
+
+const (
+	OnHalt_ON_HALT_UNSPECIFIED OnHalt = 0
+	// The others go on, and the halted region does not count in its wave.
+	OnHalt_ON_HALT_CONTINUE OnHalt = 1
+	// Regions that have begun go on; no other one begins until the halt is cleared.
+	OnHalt_ON_HALT_HOLD OnHalt = 2
+	// Every region of the rollout goes to zero and is halted.
+	OnHalt_ON_HALT_STOP OnHalt = 3
+)
+
+// Enum value maps for OnHalt.
+var (
+	OnHalt_name = map[int32]string{
+		0: "ON_HALT_UNSPECIFIED",
+		1: "ON_HALT_CONTINUE",
+		2: "ON_HALT_HOLD",
+		3: "ON_HALT_STOP",
+	}
+	OnHalt_value = map[string]int32{
+		"ON_HALT_UNSPECIFIED": 0,
+		"ON_HALT_CONTINUE":    1,
+		"ON_HALT_HOLD":        2,
+		"ON_HALT_STOP":        3,
+	}
+)
+
+func (x OnHalt) Enum() *OnHalt {
+	p := new(OnHalt)
+	*p = x
+	return p
+}
+
+func (x OnHalt) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (OnHalt) Descriptor() protoreflect.EnumDescriptor {
+	return file_aviary_v1_documents_proto_enumTypes[3].Descriptor()
+}
+
+func (OnHalt) Type() protoreflect.EnumType {
+	return &file_aviary_v1_documents_proto_enumTypes[3]
+}
+
+func (x OnHalt) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use OnHalt.Descriptor instead.
+func (OnHalt) EnumDescriptor() ([]byte, []int) {
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{3}
 }
 
 // Document is one declared thing. In YAML its shape is apiVersion: aviary.dev/v1, kind, metadata, spec.
@@ -327,7 +433,16 @@ func (x *Metadata) GetName() string {
 type RegionSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names of the zones of the region; endpoints name one of them.
-	Zones         []string `protobuf:"bytes,1,rep,name=zones,proto3" json:"zones,omitempty"`
+	Zones []string `protobuf:"bytes,1,rep,name=zones,proto3" json:"zones,omitempty"`
+	// The law that the region is under, for example "EU"; unset: none is declared, and no service with a residency may
+	// have endpoints here.
+	Jurisdiction string `protobuf:"bytes,2,opt,name=jurisdiction,proto3" json:"jurisdiction,omitempty"`
+	// Regions that take over the stable traffic of this one when its endpoints are gone, the first one first; only as far
+	// as the residency of the service and the capacity there allow.
+	Failover []string `protobuf:"bytes,3,rep,name=failover,proto3" json:"failover,omitempty"`
+	// Address ranges of the region, for example "10.1.0.0/16"; default: any. An endpoint outside of them is refused,
+	// declared or resolved.
+	Networks      []string `protobuf:"bytes,4,rep,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -369,6 +484,27 @@ func (x *RegionSpec) GetZones() []string {
 	return nil
 }
 
+func (x *RegionSpec) GetJurisdiction() string {
+	if x != nil {
+		return x.Jurisdiction
+	}
+	return ""
+}
+
+func (x *RegionSpec) GetFailover() []string {
+	if x != nil {
+		return x.Failover
+	}
+	return nil
+}
+
+func (x *RegionSpec) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
 // ServiceSpec is something that is called, in one or more versions.
 type ServiceSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -391,7 +527,15 @@ type ServiceSpec struct {
 	TesterHeader string       `protobuf:"bytes,10,opt,name=tester_header,json=testerHeader,proto3" json:"tester_header,omitempty"`
 	HealthCheck  *HealthCheck `protobuf:"bytes,11,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"`
 	// Names of the services that this one calls; its sidecar is given these and no others.
-	Calls         []string `protobuf:"bytes,12,rep,name=calls,proto3" json:"calls,omitempty"`
+	Calls []string `protobuf:"bytes,12,rep,name=calls,proto3" json:"calls,omitempty"`
+	// Jurisdictions that its traffic may reach, mirrored traffic too; default: everywhere.
+	Residency []string `protobuf:"bytes,13,rep,name=residency,proto3" json:"residency,omitempty"`
+	// What may be copied to a version in its shadow stage, and what of it.
+	Mirror *Mirror `protobuf:"bytes,14,opt,name=mirror,proto3" json:"mirror,omitempty"`
+	// Which endpoints of its region a caller prefers; default spread.
+	Zones Zones `protobuf:"varint,15,opt,name=zones,proto3,enum=aviary.v1.Zones" json:"zones,omitempty"`
+	// What a region does that cannot keep up; unset: nothing but the limits.
+	Relief        *Relief `protobuf:"bytes,16,opt,name=relief,proto3" json:"relief,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -510,6 +654,193 @@ func (x *ServiceSpec) GetCalls() []string {
 	return nil
 }
 
+func (x *ServiceSpec) GetResidency() []string {
+	if x != nil {
+		return x.Residency
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetMirror() *Mirror {
+	if x != nil {
+		return x.Mirror
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetZones() Zones {
+	if x != nil {
+		return x.Zones
+	}
+	return Zones_ZONES_UNSPECIFIED
+}
+
+func (x *ServiceSpec) GetRelief() *Relief {
+	if x != nil {
+		return x.Relief
+	}
+	return nil
+}
+
+// Mirror says which requests may be copied. A copy never has the headers authorization, proxy-authorization and cookie,
+// and carries the header x-aviary-shadow with the name of the version.
+type Mirror struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default GET, HEAD, OPTIONS. For grpc, where every method is a POST, default none: list POST only if a copy has no
+	// effect.
+	Methods []string `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty"`
+	// More headers that are taken off a copy, such as those that name a person.
+	StripHeaders  []string `protobuf:"bytes,2,rep,name=strip_headers,json=stripHeaders,proto3" json:"strip_headers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mirror) Reset() {
+	*x = Mirror{}
+	mi := &file_aviary_v1_documents_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mirror) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mirror) ProtoMessage() {}
+
+func (x *Mirror) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_documents_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
+func (*Mirror) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Mirror) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *Mirror) GetStripHeaders() []string {
+	if x != nil {
+		return x.StripHeaders
+	}
+	return nil
+}
+
+// Relief begins when one of its signs was there for a while, and ends when none was for a while. The signs are counted
+// over all proxies of the region. While one is there no canary's share rises in the region.
+type Relief struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Requests that wait for a connection.
+	Pending *uint32 `protobuf:"varint,1,opt,name=pending,proto3,oneof" json:"pending,omitempty"`
+	// Requests under way.
+	InProgress *uint32 `protobuf:"varint,2,opt,name=in_progress,json=inProgress,proto3,oneof" json:"in_progress,omitempty"`
+	// Requests a second that a limit refused.
+	Overflows *float64 `protobuf:"fixed64,3,opt,name=overflows,proto3,oneof" json:"overflows,omitempty"`
+	// How long a sign must be there; default 2s.
+	After *durationpb.Duration `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	// How long none must be there; default 30s.
+	Until *durationpb.Duration `protobuf:"bytes,5,opt,name=until,proto3" json:"until,omitempty"`
+	// What the service's limits are cut to in the region, for example "50%"; default: they stay.
+	Tighten string `protobuf:"bytes,6,opt,name=tighten,proto3" json:"tighten,omitempty"`
+	// The part of stable's requests that goes to the regions of the failover order, as far as residency and the capacity
+	// there allow, for example "20%"; default none.
+	Shed          string `protobuf:"bytes,7,opt,name=shed,proto3" json:"shed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Relief) Reset() {
+	*x = Relief{}
+	mi := &file_aviary_v1_documents_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Relief) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Relief) ProtoMessage() {}
+
+func (x *Relief) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_documents_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Relief.ProtoReflect.Descriptor instead.
+func (*Relief) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Relief) GetPending() uint32 {
+	if x != nil && x.Pending != nil {
+		return *x.Pending
+	}
+	return 0
+}
+
+func (x *Relief) GetInProgress() uint32 {
+	if x != nil && x.InProgress != nil {
+		return *x.InProgress
+	}
+	return 0
+}
+
+func (x *Relief) GetOverflows() float64 {
+	if x != nil && x.Overflows != nil {
+		return *x.Overflows
+	}
+	return 0
+}
+
+func (x *Relief) GetAfter() *durationpb.Duration {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *Relief) GetUntil() *durationpb.Duration {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Relief) GetTighten() string {
+	if x != nil {
+		return x.Tighten
+	}
+	return ""
+}
+
+func (x *Relief) GetShed() string {
+	if x != nil {
+		return x.Shed
+	}
+	return ""
+}
+
 type Version struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -523,7 +854,7 @@ type Version struct {
 
 func (x *Version) Reset() {
 	*x = Version{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[4]
+	mi := &file_aviary_v1_documents_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -535,7 +866,7 @@ func (x *Version) String() string {
 func (*Version) ProtoMessage() {}
 
 func (x *Version) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[4]
+	mi := &file_aviary_v1_documents_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -548,7 +879,7 @@ func (x *Version) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Version.ProtoReflect.Descriptor instead.
 func (*Version) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{4}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Version) GetName() string {
@@ -577,15 +908,17 @@ type Placement struct {
 	Region string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
 	// Requests per second that this version can carry in this region; unset: not declared, so that nothing
 	// proves that it can take everything back and no canary widens beside it.
-	Capacity      float64     `protobuf:"fixed64,2,opt,name=capacity,proto3" json:"capacity,omitempty"`
-	Endpoints     []*Endpoint `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Capacity  float64     `protobuf:"fixed64,2,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	Endpoints []*Endpoint `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// Weights of the zones; default the number of endpoints in each.
+	Weights       []*ZoneWeight `protobuf:"bytes,4,rep,name=weights,proto3" json:"weights,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[5]
+	mi := &file_aviary_v1_documents_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +930,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[5]
+	mi := &file_aviary_v1_documents_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +943,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{5}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Placement) GetRegion() string {
@@ -634,10 +967,70 @@ func (x *Placement) GetEndpoints() []*Endpoint {
 	return nil
 }
 
+func (x *Placement) GetWeights() []*ZoneWeight {
+	if x != nil {
+		return x.Weights
+	}
+	return nil
+}
+
+type ZoneWeight struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Zone          string                 `protobuf:"bytes,1,opt,name=zone,proto3" json:"zone,omitempty"`
+	Weight        uint32                 `protobuf:"varint,2,opt,name=weight,proto3" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ZoneWeight) Reset() {
+	*x = ZoneWeight{}
+	mi := &file_aviary_v1_documents_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ZoneWeight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ZoneWeight) ProtoMessage() {}
+
+func (x *ZoneWeight) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_documents_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ZoneWeight.ProtoReflect.Descriptor instead.
+func (*ZoneWeight) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ZoneWeight) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *ZoneWeight) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
 type Endpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Zone  string                 `protobuf:"bytes,1,opt,name=zone,proto3" json:"zone,omitempty"`
-	// IP address and port: "10.1.2.3:8080", "[::1]:8080".
+	// IP address and port: "10.1.2.3:8080", "[::1]:8080"; or a DNS name and port, "checkout.eu.example:8080": every address
+	// that it has is an endpoint.
 	Address       string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -645,7 +1038,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[6]
+	mi := &file_aviary_v1_documents_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +1050,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[6]
+	mi := &file_aviary_v1_documents_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +1063,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{6}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Endpoint) GetZone() string {
@@ -701,7 +1094,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[7]
+	mi := &file_aviary_v1_documents_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +1106,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[7]
+	mi := &file_aviary_v1_documents_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +1119,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{7}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Limits) GetConnections() uint32 {
@@ -771,7 +1164,7 @@ type Retries struct {
 
 func (x *Retries) Reset() {
 	*x = Retries{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[8]
+	mi := &file_aviary_v1_documents_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +1176,7 @@ func (x *Retries) String() string {
 func (*Retries) ProtoMessage() {}
 
 func (x *Retries) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[8]
+	mi := &file_aviary_v1_documents_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +1189,7 @@ func (x *Retries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retries.ProtoReflect.Descriptor instead.
 func (*Retries) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{8}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Retries) GetOn() []RetryClass {
@@ -827,7 +1220,7 @@ type Stickiness struct {
 
 func (x *Stickiness) Reset() {
 	*x = Stickiness{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[9]
+	mi := &file_aviary_v1_documents_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +1232,7 @@ func (x *Stickiness) String() string {
 func (*Stickiness) ProtoMessage() {}
 
 func (x *Stickiness) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[9]
+	mi := &file_aviary_v1_documents_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +1245,7 @@ func (x *Stickiness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stickiness.ProtoReflect.Descriptor instead.
 func (*Stickiness) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{9}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Stickiness) GetBy() isStickiness_By {
@@ -908,7 +1301,7 @@ type Cookie struct {
 
 func (x *Cookie) Reset() {
 	*x = Cookie{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[10]
+	mi := &file_aviary_v1_documents_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1313,7 @@ func (x *Cookie) String() string {
 func (*Cookie) ProtoMessage() {}
 
 func (x *Cookie) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[10]
+	mi := &file_aviary_v1_documents_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1326,7 @@ func (x *Cookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cookie.ProtoReflect.Descriptor instead.
 func (*Cookie) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{10}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Cookie) GetName() string {
@@ -968,7 +1361,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[11]
+	mi := &file_aviary_v1_documents_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1373,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[11]
+	mi := &file_aviary_v1_documents_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1386,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{11}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HealthCheck) GetPath() string {
@@ -1040,16 +1433,26 @@ type PolicySpec struct {
 	Steps    []*Step   `protobuf:"bytes,3,rep,name=steps,proto3" json:"steps,omitempty"`
 	Analysis *Analysis `protobuf:"bytes,4,opt,name=analysis,proto3" json:"analysis,omitempty"`
 	// The part of the region's remaining error budget that one canary may spend, for example "10%" (default).
-	BudgetShare   string  `protobuf:"bytes,5,opt,name=budget_share,json=budgetShare,proto3" json:"budget_share,omitempty"`
-	NoData        *NoData `protobuf:"bytes,6,opt,name=no_data,json=noData,proto3" json:"no_data,omitempty"`
-	Lease         *Lease  `protobuf:"bytes,7,opt,name=lease,proto3" json:"lease,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	BudgetShare string  `protobuf:"bytes,5,opt,name=budget_share,json=budgetShare,proto3" json:"budget_share,omitempty"`
+	NoData      *NoData `protobuf:"bytes,6,opt,name=no_data,json=noData,proto3" json:"no_data,omitempty"`
+	Lease       *Lease  `protobuf:"bytes,7,opt,name=lease,proto3" json:"lease,omitempty"`
+	// A stage before the first step in which the version gets copies and answers nobody; unset: none.
+	Shadow *Shadow `protobuf:"bytes,8,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// Regions that go together, in their order; default: all at once.
+	Waves []*Wave `protobuf:"bytes,9,rep,name=waves,proto3" json:"waves,omitempty"`
+	// Regions that have steps of their own.
+	Paces []*Pace `protobuf:"bytes,10,rep,name=paces,proto3" json:"paces,omitempty"`
+	// What a halted region means for the others; default hold.
+	OnHalt          OnHalt           `protobuf:"varint,11,opt,name=on_halt,json=onHalt,proto3,enum=aviary.v1.OnHalt" json:"on_halt,omitempty"`
+	Rollback        *Rollback        `protobuf:"bytes,12,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	MinAvailability *MinAvailability `protobuf:"bytes,13,opt,name=min_availability,json=minAvailability,proto3" json:"min_availability,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PolicySpec) Reset() {
 	*x = PolicySpec{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[12]
+	mi := &file_aviary_v1_documents_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1464,7 @@ func (x *PolicySpec) String() string {
 func (*PolicySpec) ProtoMessage() {}
 
 func (x *PolicySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[12]
+	mi := &file_aviary_v1_documents_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1477,7 @@ func (x *PolicySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySpec.ProtoReflect.Descriptor instead.
 func (*PolicySpec) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{12}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PolicySpec) GetAvailability() *Availability {
@@ -1126,6 +1529,337 @@ func (x *PolicySpec) GetLease() *Lease {
 	return nil
 }
 
+func (x *PolicySpec) GetShadow() *Shadow {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+func (x *PolicySpec) GetWaves() []*Wave {
+	if x != nil {
+		return x.Waves
+	}
+	return nil
+}
+
+func (x *PolicySpec) GetPaces() []*Pace {
+	if x != nil {
+		return x.Paces
+	}
+	return nil
+}
+
+func (x *PolicySpec) GetOnHalt() OnHalt {
+	if x != nil {
+		return x.OnHalt
+	}
+	return OnHalt_ON_HALT_UNSPECIFIED
+}
+
+func (x *PolicySpec) GetRollback() *Rollback {
+	if x != nil {
+		return x.Rollback
+	}
+	return nil
+}
+
+func (x *PolicySpec) GetMinAvailability() *MinAvailability {
+	if x != nil {
+		return x.MinAvailability
+	}
+	return nil
+}
+
+// Shadow is a stage in which requests are copied to the version.
+type Shadow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The part of the requests that may be copied which is: "0.01%" to "100%".
+	Share string `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
+	// How long, on fresh evidence.
+	Hold *durationpb.Duration `protobuf:"bytes,2,opt,name=hold,proto3" json:"hold,omitempty"`
+	// Completed copies that the stage must have seen; default 1.
+	MinTries      *uint32 `protobuf:"varint,3,opt,name=min_tries,json=minTries,proto3,oneof" json:"min_tries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shadow) Reset() {
+	*x = Shadow{}
+	mi := &file_aviary_v1_documents_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shadow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shadow) ProtoMessage() {}
+
+func (x *Shadow) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_documents_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
+func (*Shadow) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Shadow) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *Shadow) GetHold() *durationpb.Duration {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+func (x *Shadow) GetMinTries() uint32 {
+	if x != nil && x.MinTries != nil {
+		return *x.MinTries
+	}
+	return 0
+}
+
+type Wave struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default: every region of the rollout that no other wave names; one wave at most may leave them out.
+	Regions []string `protobuf:"bytes,1,rep,name=regions,proto3" json:"regions,omitempty"`
+	// How many of its regions may be under way at once; default all.
+	Parallel *uint32 `protobuf:"varint,2,opt,name=parallel,proto3,oneof" json:"parallel,omitempty"`
+	// The part of its regions that must be promoted before the next wave, for example "75%"; default 100%.
+	Require string `protobuf:"bytes,3,opt,name=require,proto3" json:"require,omitempty"`
+	// How long to wait then, with every promoted region well.
+	Bake          *durationpb.Duration `protobuf:"bytes,4,opt,name=bake,proto3" json:"bake,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Wave) Reset() {
+	*x = Wave{}
+	mi := &file_aviary_v1_documents_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Wave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Wave) ProtoMessage() {}
+
+func (x *Wave) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_documents_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Wave.ProtoReflect.Descriptor instead.
+func (*Wave) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Wave) GetRegions() []string {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
+}
+
+func (x *Wave) GetParallel() uint32 {
+	if x != nil && x.Parallel != nil {
+		return *x.Parallel
+	}
+	return 0
+}
+
+func (x *Wave) GetRequire() string {
+	if x != nil {
+		return x.Require
+	}
+	return ""
+}
+
+func (x *Wave) GetBake() *durationpb.Duration {
+	if x != nil {
+		return x.Bake
+	}
+	return nil
+}
+
+type Pace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Regions       []string               `protobuf:"bytes,1,rep,name=regions,proto3" json:"regions,omitempty"`
+	Steps         []*Step                `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pace) Reset() {
+	*x = Pace{}
+	mi := &file_aviary_v1_documents_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pace) ProtoMessage() {}
+
+func (x *Pace) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_documents_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pace.ProtoReflect.Descriptor instead.
+func (*Pace) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Pace) GetRegions() []string {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
+}
+
+func (x *Pace) GetSteps() []*Step {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+type Rollback struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How soon after a decision to take traffic from a version every proxy must have done so; later is an event and is
+	// shown; default 10s.
+	Within        *durationpb.Duration `protobuf:"bytes,1,opt,name=within,proto3" json:"within,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rollback) Reset() {
+	*x = Rollback{}
+	mi := &file_aviary_v1_documents_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rollback) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rollback) ProtoMessage() {}
+
+func (x *Rollback) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_documents_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rollback.ProtoReflect.Descriptor instead.
+func (*Rollback) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Rollback) GetWithin() *durationpb.Duration {
+	if x != nil {
+		return x.Within
+	}
+	return nil
+}
+
+// MinAvailability is what a rollout may not take from a service.
+type MinAvailability struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A region's endpoints after a promotion, of those before it, for example "80%"; default 50%.
+	Endpoints string `protobuf:"bytes,1,opt,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// How many regions of the rollout have one version alone at any time; default 0.
+	Regions       uint32 `protobuf:"varint,2,opt,name=regions,proto3" json:"regions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MinAvailability) Reset() {
+	*x = MinAvailability{}
+	mi := &file_aviary_v1_documents_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MinAvailability) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MinAvailability) ProtoMessage() {}
+
+func (x *MinAvailability) ProtoReflect() protoreflect.Message {
+	mi := &file_aviary_v1_documents_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MinAvailability.ProtoReflect.Descriptor instead.
+func (*MinAvailability) Descriptor() ([]byte, []int) {
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *MinAvailability) GetEndpoints() string {
+	if x != nil {
+		return x.Endpoints
+	}
+	return ""
+}
+
+func (x *MinAvailability) GetRegions() uint32 {
+	if x != nil {
+		return x.Regions
+	}
+	return 0
+}
+
 type Availability struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Objective for good requests, for example "99.9%".
@@ -1138,7 +1872,7 @@ type Availability struct {
 
 func (x *Availability) Reset() {
 	*x = Availability{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[13]
+	mi := &file_aviary_v1_documents_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1884,7 @@ func (x *Availability) String() string {
 func (*Availability) ProtoMessage() {}
 
 func (x *Availability) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[13]
+	mi := &file_aviary_v1_documents_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1897,7 @@ func (x *Availability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Availability.ProtoReflect.Descriptor instead.
 func (*Availability) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{13}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Availability) GetTarget() string {
@@ -1196,7 +1930,7 @@ type ErrorClasses struct {
 
 func (x *ErrorClasses) Reset() {
 	*x = ErrorClasses{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[14]
+	mi := &file_aviary_v1_documents_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1942,7 @@ func (x *ErrorClasses) String() string {
 func (*ErrorClasses) ProtoMessage() {}
 
 func (x *ErrorClasses) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[14]
+	mi := &file_aviary_v1_documents_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1955,7 @@ func (x *ErrorClasses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorClasses.ProtoReflect.Descriptor instead.
 func (*ErrorClasses) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{14}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ErrorClasses) GetHttp() []string {
@@ -1259,7 +1993,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[15]
+	mi := &file_aviary_v1_documents_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +2005,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[15]
+	mi := &file_aviary_v1_documents_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +2018,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{15}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Step) GetShare() string {
@@ -1324,7 +2058,7 @@ type Analysis struct {
 
 func (x *Analysis) Reset() {
 	*x = Analysis{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[16]
+	mi := &file_aviary_v1_documents_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +2070,7 @@ func (x *Analysis) String() string {
 func (*Analysis) ProtoMessage() {}
 
 func (x *Analysis) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[16]
+	mi := &file_aviary_v1_documents_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +2083,7 @@ func (x *Analysis) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Analysis.ProtoReflect.Descriptor instead.
 func (*Analysis) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{16}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Analysis) GetAlpha() float64 {
@@ -1393,7 +2127,7 @@ type NoData struct {
 
 func (x *NoData) Reset() {
 	*x = NoData{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[17]
+	mi := &file_aviary_v1_documents_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +2139,7 @@ func (x *NoData) String() string {
 func (*NoData) ProtoMessage() {}
 
 func (x *NoData) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[17]
+	mi := &file_aviary_v1_documents_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +2152,7 @@ func (x *NoData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoData.ProtoReflect.Descriptor instead.
 func (*NoData) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{17}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NoData) GetHoldAfter() *durationpb.Duration {
@@ -1445,7 +2179,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[18]
+	mi := &file_aviary_v1_documents_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1457,7 +2191,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[18]
+	mi := &file_aviary_v1_documents_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1470,7 +2204,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{18}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Lease) GetTtl() *durationpb.Duration {
@@ -1487,14 +2221,16 @@ type RolloutSpec struct {
 	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	Policy  string                 `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"`
 	// Default: every region where the version is placed.
-	Regions       []string `protobuf:"bytes,4,rep,name=regions,proto3" json:"regions,omitempty"`
+	Regions []string `protobuf:"bytes,4,rep,name=regions,proto3" json:"regions,omitempty"`
+	// Versions that a rollback goes on to when the last known-good one is bad too, the first one first.
+	Fallbacks     []string `protobuf:"bytes,5,rep,name=fallbacks,proto3" json:"fallbacks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RolloutSpec) Reset() {
 	*x = RolloutSpec{}
-	mi := &file_aviary_v1_documents_proto_msgTypes[19]
+	mi := &file_aviary_v1_documents_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +2242,7 @@ func (x *RolloutSpec) String() string {
 func (*RolloutSpec) ProtoMessage() {}
 
 func (x *RolloutSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_aviary_v1_documents_proto_msgTypes[19]
+	mi := &file_aviary_v1_documents_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +2255,7 @@ func (x *RolloutSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutSpec.ProtoReflect.Descriptor instead.
 func (*RolloutSpec) Descriptor() ([]byte, []int) {
-	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{19}
+	return file_aviary_v1_documents_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RolloutSpec) GetService() string {
@@ -1550,6 +2286,13 @@ func (x *RolloutSpec) GetRegions() []string {
 	return nil
 }
 
+func (x *RolloutSpec) GetFallbacks() []string {
+	if x != nil {
+		return x.Fallbacks
+	}
+	return nil
+}
+
 var File_aviary_v1_documents_proto protoreflect.FileDescriptor
 
 const file_aviary_v1_documents_proto_rawDesc = "" +
@@ -1563,10 +2306,13 @@ const file_aviary_v1_documents_proto_rawDesc = "" +
 	"\arollout\x18\x05 \x01(\v2\x16.aviary.v1.RolloutSpecH\x00R\arolloutB\r\n" +
 	"\x04spec\x12\x05\xbaH\x02\b\x01\"K\n" +
 	"\bMetadata\x12?\n" +
-	"\x04name\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x04name\"X\n" +
+	"\x04name\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x04name\"\x81\x02\n" +
 	"\n" +
 	"RegionSpec\x12J\n" +
-	"\x05zones\x18\x01 \x03(\tB4\xbaH1\x92\x01.\b\x01\x18\x01\"(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x05zones\"\xb6\x05\n" +
+	"\x05zones\x18\x01 \x03(\tB4\xbaH1\x92\x01.\b\x01\x18\x01\"(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x05zones\x12[\n" +
+	"\fjurisdiction\x18\x02 \x01(\tB7\xbaH4r220^([A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$R\fjurisdiction\x12$\n" +
+	"\bfailover\x18\x03 \x03(\tB\b\xbaH\x05\x92\x01\x02\x18\x01R\bfailover\x12$\n" +
+	"\bnetworks\x18\x04 \x03(\tB\b\xbaH\x05\x92\x01\x02\x18\x01R\bnetworks\"\xe6\x06\n" +
 	"\vServiceSpec\x12S\n" +
 	"\x05hosts\x18\x01 \x03(\tB=\xbaH:\x92\x017\b\x01\x18\x01\"1r/2-^(\\*\\.)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$R\x05hosts\x129\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x13.aviary.v1.ProtocolB\b\xbaH\x05\x82\x01\x02\x10\x01R\bprotocol\x12\x1f\n" +
@@ -1585,15 +2331,45 @@ const file_aviary_v1_documents_proto_rawDesc = "" +
 	"\rtester_header\x18\n" +
 	" \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^([a-z0-9][-a-z0-9_]*)?$R\ftesterHeader\x129\n" +
 	"\fhealth_check\x18\v \x01(\v2\x16.aviary.v1.HealthCheckR\vhealthCheck\x12\x1e\n" +
-	"\x05calls\x18\f \x03(\tB\b\xbaH\x05\x92\x01\x02\x18\x01R\x05calls\"\xba\x01\n" +
+	"\x05calls\x18\f \x03(\tB\b\xbaH\x05\x92\x01\x02\x18\x01R\x05calls\x12&\n" +
+	"\tresidency\x18\r \x03(\tB\b\xbaH\x05\x92\x01\x02\x18\x01R\tresidency\x12)\n" +
+	"\x06mirror\x18\x0e \x01(\v2\x11.aviary.v1.MirrorR\x06mirror\x120\n" +
+	"\x05zones\x18\x0f \x01(\x0e2\x10.aviary.v1.ZonesB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05zones\x12)\n" +
+	"\x06relief\x18\x10 \x01(\v2\x11.aviary.v1.ReliefR\x06relief\"\x84\x01\n" +
+	"\x06Mirror\x120\n" +
+	"\amethods\x18\x01 \x03(\tB\x16\xbaH\x13\x92\x01\x10\x18\x01\"\fr\n" +
+	"2\b^[A-Z]+$R\amethods\x12H\n" +
+	"\rstrip_headers\x18\x02 \x03(\tB#\xbaH \x92\x01\x1d\x18\x01\"\x19r\x172\x15^[a-z0-9][-a-z0-9_]*$R\fstripHeaders\"\xec\x02\n" +
+	"\x06Relief\x12&\n" +
+	"\apending\x18\x01 \x01(\rB\a\xbaH\x04*\x02 \x00H\x00R\apending\x88\x01\x01\x12-\n" +
+	"\vin_progress\x18\x02 \x01(\rB\a\xbaH\x04*\x02 \x00H\x01R\n" +
+	"inProgress\x88\x01\x01\x123\n" +
+	"\toverflows\x18\x03 \x01(\x01B\x10\xbaH\r\x12\v@\x01!\x00\x00\x00\x00\x00\x00\x00\x00H\x02R\toverflows\x88\x01\x01\x12>\n" +
+	"\x05after\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x05after\x12>\n" +
+	"\x05until\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\x05until\x12\x18\n" +
+	"\atighten\x18\x06 \x01(\tR\atighten\x12\x12\n" +
+	"\x04shed\x18\a \x01(\tR\x04shedB\n" +
+	"\n" +
+	"\b_pendingB\x0e\n" +
+	"\f_in_progressB\f\n" +
+	"\n" +
+	"_overflows\"\xba\x01\n" +
 	"\aVersion\x12?\n" +
 	"\x04name\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$R\x04name\x12>\n" +
 	"\x06digest\x18\x02 \x01(\tB&\xbaH#r!2\x1f^[a-z0-9+._-]+:[A-Za-z0-9=_-]+$R\x06digest\x12.\n" +
-	"\aregions\x18\x03 \x03(\v2\x14.aviary.v1.PlacementR\aregions\"\x8d\x01\n" +
+	"\aregions\x18\x03 \x03(\v2\x14.aviary.v1.PlacementR\aregions\"\xbe\x01\n" +
 	"\tPlacement\x12\x1f\n" +
 	"\x06region\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06region\x12,\n" +
 	"\bcapacity\x18\x02 \x01(\x01B\x10\xbaH\r\x12\v@\x01)\x00\x00\x00\x00\x00\x00\x00\x00R\bcapacity\x121\n" +
-	"\tendpoints\x18\x03 \x03(\v2\x13.aviary.v1.EndpointR\tendpoints\"J\n" +
+	"\tendpoints\x18\x03 \x03(\v2\x13.aviary.v1.EndpointR\tendpoints\x12/\n" +
+	"\aweights\x18\x04 \x03(\v2\x15.aviary.v1.ZoneWeightR\aweights\"M\n" +
+	"\n" +
+	"ZoneWeight\x12\x1b\n" +
+	"\x04zone\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04zone\x12\"\n" +
+	"\x06weight\x18\x02 \x01(\rB\n" +
+	"\xbaH\a*\x05\x18\x90N \x00R\x06weight\"J\n" +
 	"\bEndpoint\x12\x1b\n" +
 	"\x04zone\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04zone\x12!\n" +
 	"\aaddress\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\aaddress\"\xe7\x01\n" +
@@ -1628,7 +2404,7 @@ const file_aviary_v1_documents_proto_rawDesc = "" +
 	"\x0funhealthy_after\x18\x04 \x01(\rB\a\xbaH\x04*\x02 \x00H\x00R\x0eunhealthyAfter\x88\x01\x01\x121\n" +
 	"\rhealthy_after\x18\x05 \x01(\rB\a\xbaH\x04*\x02 \x00H\x01R\fhealthyAfter\x88\x01\x01B\x12\n" +
 	"\x10_unhealthy_afterB\x10\n" +
-	"\x0e_healthy_after\"\xdb\x02\n" +
+	"\x0e_healthy_after\"\x82\x05\n" +
 	"\n" +
 	"PolicySpec\x12C\n" +
 	"\favailability\x18\x01 \x01(\v2\x17.aviary.v1.AvailabilityB\x06\xbaH\x03\xc8\x01\x01R\favailability\x12/\n" +
@@ -1637,7 +2413,36 @@ const file_aviary_v1_documents_proto_rawDesc = "" +
 	"\banalysis\x18\x04 \x01(\v2\x13.aviary.v1.AnalysisR\banalysis\x12!\n" +
 	"\fbudget_share\x18\x05 \x01(\tR\vbudgetShare\x12*\n" +
 	"\ano_data\x18\x06 \x01(\v2\x11.aviary.v1.NoDataR\x06noData\x12&\n" +
-	"\x05lease\x18\a \x01(\v2\x10.aviary.v1.LeaseR\x05lease\"u\n" +
+	"\x05lease\x18\a \x01(\v2\x10.aviary.v1.LeaseR\x05lease\x12)\n" +
+	"\x06shadow\x18\b \x01(\v2\x11.aviary.v1.ShadowR\x06shadow\x12%\n" +
+	"\x05waves\x18\t \x03(\v2\x0f.aviary.v1.WaveR\x05waves\x12%\n" +
+	"\x05paces\x18\n" +
+	" \x03(\v2\x0f.aviary.v1.PaceR\x05paces\x124\n" +
+	"\aon_halt\x18\v \x01(\x0e2\x11.aviary.v1.OnHaltB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06onHalt\x12/\n" +
+	"\brollback\x18\f \x01(\v2\x13.aviary.v1.RollbackR\brollback\x12E\n" +
+	"\x10min_availability\x18\r \x01(\v2\x1a.aviary.v1.MinAvailabilityR\x0fminAvailability\"\xa3\x01\n" +
+	"\x06Shadow\x12\x1d\n" +
+	"\x05share\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05share\x12A\n" +
+	"\x04hold\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xc8\x01\x01\xaa\x01\t\"\x05\b\x80\x9a\x9e\x01*\x00R\x04hold\x12)\n" +
+	"\tmin_tries\x18\x03 \x01(\rB\a\xbaH\x04*\x02 \x00H\x00R\bminTries\x88\x01\x01B\f\n" +
+	"\n" +
+	"_min_tries\"\xbb\x01\n" +
+	"\x04Wave\x12\"\n" +
+	"\aregions\x18\x01 \x03(\tB\b\xbaH\x05\x92\x01\x02\x18\x01R\aregions\x12(\n" +
+	"\bparallel\x18\x02 \x01(\rB\a\xbaH\x04*\x02 \x00H\x00R\bparallel\x88\x01\x01\x12\x18\n" +
+	"\arequire\x18\x03 \x01(\tR\arequire\x12>\n" +
+	"\x04bake\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\x9a\x9e\x012\x00R\x04bakeB\v\n" +
+	"\t_parallel\"]\n" +
+	"\x04Pace\x12$\n" +
+	"\aregions\x18\x01 \x03(\tB\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x18\x01R\aregions\x12/\n" +
+	"\x05steps\x18\x02 \x03(\v2\x0f.aviary.v1.StepB\b\xbaH\x05\x92\x01\x02\b\x01R\x05steps\"L\n" +
+	"\bRollback\x12@\n" +
+	"\x06within\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\x06within\"I\n" +
+	"\x0fMinAvailability\x12\x1c\n" +
+	"\tendpoints\x18\x01 \x01(\tR\tendpoints\x12\x18\n" +
+	"\aregions\x18\x02 \x01(\rR\aregions\"u\n" +
 	"\fAvailability\x12\x1f\n" +
 	"\x06target\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06target\x12D\n" +
 	"\x06window\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b<R\x06window\"\xa3\x01\n" +
@@ -1665,17 +2470,22 @@ const file_aviary_v1_documents_proto_rawDesc = "" +
 	"hold_after\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\tholdAfter\x12H\n" +
 	"\rretreat_after\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x02*\x00R\fretreatAfter\"E\n" +
 	"\x05Lease\x12<\n" +
-	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\xac\x022\x02\b\x01R\x03ttl\"\x98\x01\n" +
+	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\xac\x022\x02\b\x01R\x03ttl\"\xc0\x01\n" +
 	"\vRolloutSpec\x12!\n" +
 	"\aservice\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\aservice\x12!\n" +
 	"\aversion\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\aversion\x12\x1f\n" +
 	"\x06policy\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06policy\x12\"\n" +
-	"\aregions\x18\x04 \x03(\tB\b\xbaH\x05\x92\x01\x02\x18\x01R\aregions*^\n" +
+	"\aregions\x18\x04 \x03(\tB\b\xbaH\x05\x92\x01\x02\x18\x01R\aregions\x12&\n" +
+	"\tfallbacks\x18\x05 \x03(\tB\b\xbaH\x05\x92\x01\x02\x18\x01R\tfallbacks*^\n" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rPROTOCOL_HTTP\x10\x01\x12\x12\n" +
 	"\x0ePROTOCOL_HTTP2\x10\x02\x12\x11\n" +
-	"\rPROTOCOL_GRPC\x10\x03*\xe7\x02\n" +
+	"\rPROTOCOL_GRPC\x10\x03*C\n" +
+	"\x05Zones\x12\x15\n" +
+	"\x11ZONES_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fZONES_SPREAD\x10\x01\x12\x11\n" +
+	"\rZONES_NEAREST\x10\x02*\xe7\x02\n" +
 	"\n" +
 	"RetryClass\x12\x1b\n" +
 	"\x17RETRY_CLASS_UNSPECIFIED\x10\x00\x12\x13\n" +
@@ -1689,7 +2499,12 @@ const file_aviary_v1_documents_proto_rawDesc = "" +
 	"\x19RETRY_CLASS_GRPC_INTERNAL\x10\b\x12'\n" +
 	"#RETRY_CLASS_GRPC_RESOURCE_EXHAUSTED\x10\t\x12 \n" +
 	"\x1cRETRY_CLASS_GRPC_UNAVAILABLE\x10\n" +
-	"B8Z6github.com/aviary-mesh/aviary/proto/aviary/v1;aviaryv1b\x06proto3"
+	"*[\n" +
+	"\x06OnHalt\x12\x17\n" +
+	"\x13ON_HALT_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10ON_HALT_CONTINUE\x10\x01\x12\x10\n" +
+	"\fON_HALT_HOLD\x10\x02\x12\x10\n" +
+	"\fON_HALT_STOP\x10\x03B8Z6github.com/aviary-mesh/aviary/proto/aviary/v1;aviaryv1b\x06proto3"
 
 var (
 	file_aviary_v1_documents_proto_rawDescOnce sync.Once
@@ -1703,70 +2518,96 @@ func file_aviary_v1_documents_proto_rawDescGZIP() []byte {
 	return file_aviary_v1_documents_proto_rawDescData
 }
 
-var file_aviary_v1_documents_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_aviary_v1_documents_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_aviary_v1_documents_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_aviary_v1_documents_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_aviary_v1_documents_proto_goTypes = []any{
 	(Protocol)(0),               // 0: aviary.v1.Protocol
-	(RetryClass)(0),             // 1: aviary.v1.RetryClass
-	(*Document)(nil),            // 2: aviary.v1.Document
-	(*Metadata)(nil),            // 3: aviary.v1.Metadata
-	(*RegionSpec)(nil),          // 4: aviary.v1.RegionSpec
-	(*ServiceSpec)(nil),         // 5: aviary.v1.ServiceSpec
-	(*Version)(nil),             // 6: aviary.v1.Version
-	(*Placement)(nil),           // 7: aviary.v1.Placement
-	(*Endpoint)(nil),            // 8: aviary.v1.Endpoint
-	(*Limits)(nil),              // 9: aviary.v1.Limits
-	(*Retries)(nil),             // 10: aviary.v1.Retries
-	(*Stickiness)(nil),          // 11: aviary.v1.Stickiness
-	(*Cookie)(nil),              // 12: aviary.v1.Cookie
-	(*HealthCheck)(nil),         // 13: aviary.v1.HealthCheck
-	(*PolicySpec)(nil),          // 14: aviary.v1.PolicySpec
-	(*Availability)(nil),        // 15: aviary.v1.Availability
-	(*ErrorClasses)(nil),        // 16: aviary.v1.ErrorClasses
-	(*Step)(nil),                // 17: aviary.v1.Step
-	(*Analysis)(nil),            // 18: aviary.v1.Analysis
-	(*NoData)(nil),              // 19: aviary.v1.NoData
-	(*Lease)(nil),               // 20: aviary.v1.Lease
-	(*RolloutSpec)(nil),         // 21: aviary.v1.RolloutSpec
-	(*durationpb.Duration)(nil), // 22: google.protobuf.Duration
+	(Zones)(0),                  // 1: aviary.v1.Zones
+	(RetryClass)(0),             // 2: aviary.v1.RetryClass
+	(OnHalt)(0),                 // 3: aviary.v1.OnHalt
+	(*Document)(nil),            // 4: aviary.v1.Document
+	(*Metadata)(nil),            // 5: aviary.v1.Metadata
+	(*RegionSpec)(nil),          // 6: aviary.v1.RegionSpec
+	(*ServiceSpec)(nil),         // 7: aviary.v1.ServiceSpec
+	(*Mirror)(nil),              // 8: aviary.v1.Mirror
+	(*Relief)(nil),              // 9: aviary.v1.Relief
+	(*Version)(nil),             // 10: aviary.v1.Version
+	(*Placement)(nil),           // 11: aviary.v1.Placement
+	(*ZoneWeight)(nil),          // 12: aviary.v1.ZoneWeight
+	(*Endpoint)(nil),            // 13: aviary.v1.Endpoint
+	(*Limits)(nil),              // 14: aviary.v1.Limits
+	(*Retries)(nil),             // 15: aviary.v1.Retries
+	(*Stickiness)(nil),          // 16: aviary.v1.Stickiness
+	(*Cookie)(nil),              // 17: aviary.v1.Cookie
+	(*HealthCheck)(nil),         // 18: aviary.v1.HealthCheck
+	(*PolicySpec)(nil),          // 19: aviary.v1.PolicySpec
+	(*Shadow)(nil),              // 20: aviary.v1.Shadow
+	(*Wave)(nil),                // 21: aviary.v1.Wave
+	(*Pace)(nil),                // 22: aviary.v1.Pace
+	(*Rollback)(nil),            // 23: aviary.v1.Rollback
+	(*MinAvailability)(nil),     // 24: aviary.v1.MinAvailability
+	(*Availability)(nil),        // 25: aviary.v1.Availability
+	(*ErrorClasses)(nil),        // 26: aviary.v1.ErrorClasses
+	(*Step)(nil),                // 27: aviary.v1.Step
+	(*Analysis)(nil),            // 28: aviary.v1.Analysis
+	(*NoData)(nil),              // 29: aviary.v1.NoData
+	(*Lease)(nil),               // 30: aviary.v1.Lease
+	(*RolloutSpec)(nil),         // 31: aviary.v1.RolloutSpec
+	(*durationpb.Duration)(nil), // 32: google.protobuf.Duration
 }
 var file_aviary_v1_documents_proto_depIdxs = []int32{
-	3,  // 0: aviary.v1.Document.metadata:type_name -> aviary.v1.Metadata
-	4,  // 1: aviary.v1.Document.region:type_name -> aviary.v1.RegionSpec
-	5,  // 2: aviary.v1.Document.service:type_name -> aviary.v1.ServiceSpec
-	14, // 3: aviary.v1.Document.policy:type_name -> aviary.v1.PolicySpec
-	21, // 4: aviary.v1.Document.rollout:type_name -> aviary.v1.RolloutSpec
+	5,  // 0: aviary.v1.Document.metadata:type_name -> aviary.v1.Metadata
+	6,  // 1: aviary.v1.Document.region:type_name -> aviary.v1.RegionSpec
+	7,  // 2: aviary.v1.Document.service:type_name -> aviary.v1.ServiceSpec
+	19, // 3: aviary.v1.Document.policy:type_name -> aviary.v1.PolicySpec
+	31, // 4: aviary.v1.Document.rollout:type_name -> aviary.v1.RolloutSpec
 	0,  // 5: aviary.v1.ServiceSpec.protocol:type_name -> aviary.v1.Protocol
-	6,  // 6: aviary.v1.ServiceSpec.versions:type_name -> aviary.v1.Version
-	9,  // 7: aviary.v1.ServiceSpec.limits:type_name -> aviary.v1.Limits
-	22, // 8: aviary.v1.ServiceSpec.timeout:type_name -> google.protobuf.Duration
-	10, // 9: aviary.v1.ServiceSpec.retries:type_name -> aviary.v1.Retries
-	22, // 10: aviary.v1.ServiceSpec.hang_limit:type_name -> google.protobuf.Duration
-	11, // 11: aviary.v1.ServiceSpec.stickiness:type_name -> aviary.v1.Stickiness
-	13, // 12: aviary.v1.ServiceSpec.health_check:type_name -> aviary.v1.HealthCheck
-	7,  // 13: aviary.v1.Version.regions:type_name -> aviary.v1.Placement
-	8,  // 14: aviary.v1.Placement.endpoints:type_name -> aviary.v1.Endpoint
-	1,  // 15: aviary.v1.Retries.on:type_name -> aviary.v1.RetryClass
-	12, // 16: aviary.v1.Stickiness.cookie:type_name -> aviary.v1.Cookie
-	22, // 17: aviary.v1.Cookie.ttl:type_name -> google.protobuf.Duration
-	22, // 18: aviary.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
-	22, // 19: aviary.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
-	15, // 20: aviary.v1.PolicySpec.availability:type_name -> aviary.v1.Availability
-	16, // 21: aviary.v1.PolicySpec.errors:type_name -> aviary.v1.ErrorClasses
-	17, // 22: aviary.v1.PolicySpec.steps:type_name -> aviary.v1.Step
-	18, // 23: aviary.v1.PolicySpec.analysis:type_name -> aviary.v1.Analysis
-	19, // 24: aviary.v1.PolicySpec.no_data:type_name -> aviary.v1.NoData
-	20, // 25: aviary.v1.PolicySpec.lease:type_name -> aviary.v1.Lease
-	22, // 26: aviary.v1.Availability.window:type_name -> google.protobuf.Duration
-	22, // 27: aviary.v1.Step.hold:type_name -> google.protobuf.Duration
-	22, // 28: aviary.v1.NoData.hold_after:type_name -> google.protobuf.Duration
-	22, // 29: aviary.v1.NoData.retreat_after:type_name -> google.protobuf.Duration
-	22, // 30: aviary.v1.Lease.ttl:type_name -> google.protobuf.Duration
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	10, // 6: aviary.v1.ServiceSpec.versions:type_name -> aviary.v1.Version
+	14, // 7: aviary.v1.ServiceSpec.limits:type_name -> aviary.v1.Limits
+	32, // 8: aviary.v1.ServiceSpec.timeout:type_name -> google.protobuf.Duration
+	15, // 9: aviary.v1.ServiceSpec.retries:type_name -> aviary.v1.Retries
+	32, // 10: aviary.v1.ServiceSpec.hang_limit:type_name -> google.protobuf.Duration
+	16, // 11: aviary.v1.ServiceSpec.stickiness:type_name -> aviary.v1.Stickiness
+	18, // 12: aviary.v1.ServiceSpec.health_check:type_name -> aviary.v1.HealthCheck
+	8,  // 13: aviary.v1.ServiceSpec.mirror:type_name -> aviary.v1.Mirror
+	1,  // 14: aviary.v1.ServiceSpec.zones:type_name -> aviary.v1.Zones
+	9,  // 15: aviary.v1.ServiceSpec.relief:type_name -> aviary.v1.Relief
+	32, // 16: aviary.v1.Relief.after:type_name -> google.protobuf.Duration
+	32, // 17: aviary.v1.Relief.until:type_name -> google.protobuf.Duration
+	11, // 18: aviary.v1.Version.regions:type_name -> aviary.v1.Placement
+	13, // 19: aviary.v1.Placement.endpoints:type_name -> aviary.v1.Endpoint
+	12, // 20: aviary.v1.Placement.weights:type_name -> aviary.v1.ZoneWeight
+	2,  // 21: aviary.v1.Retries.on:type_name -> aviary.v1.RetryClass
+	17, // 22: aviary.v1.Stickiness.cookie:type_name -> aviary.v1.Cookie
+	32, // 23: aviary.v1.Cookie.ttl:type_name -> google.protobuf.Duration
+	32, // 24: aviary.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
+	32, // 25: aviary.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
+	25, // 26: aviary.v1.PolicySpec.availability:type_name -> aviary.v1.Availability
+	26, // 27: aviary.v1.PolicySpec.errors:type_name -> aviary.v1.ErrorClasses
+	27, // 28: aviary.v1.PolicySpec.steps:type_name -> aviary.v1.Step
+	28, // 29: aviary.v1.PolicySpec.analysis:type_name -> aviary.v1.Analysis
+	29, // 30: aviary.v1.PolicySpec.no_data:type_name -> aviary.v1.NoData
+	30, // 31: aviary.v1.PolicySpec.lease:type_name -> aviary.v1.Lease
+	20, // 32: aviary.v1.PolicySpec.shadow:type_name -> aviary.v1.Shadow
+	21, // 33: aviary.v1.PolicySpec.waves:type_name -> aviary.v1.Wave
+	22, // 34: aviary.v1.PolicySpec.paces:type_name -> aviary.v1.Pace
+	3,  // 35: aviary.v1.PolicySpec.on_halt:type_name -> aviary.v1.OnHalt
+	23, // 36: aviary.v1.PolicySpec.rollback:type_name -> aviary.v1.Rollback
+	24, // 37: aviary.v1.PolicySpec.min_availability:type_name -> aviary.v1.MinAvailability
+	32, // 38: aviary.v1.Shadow.hold:type_name -> google.protobuf.Duration
+	32, // 39: aviary.v1.Wave.bake:type_name -> google.protobuf.Duration
+	27, // 40: aviary.v1.Pace.steps:type_name -> aviary.v1.Step
+	32, // 41: aviary.v1.Rollback.within:type_name -> google.protobuf.Duration
+	32, // 42: aviary.v1.Availability.window:type_name -> google.protobuf.Duration
+	32, // 43: aviary.v1.Step.hold:type_name -> google.protobuf.Duration
+	32, // 44: aviary.v1.NoData.hold_after:type_name -> google.protobuf.Duration
+	32, // 45: aviary.v1.NoData.retreat_after:type_name -> google.protobuf.Duration
+	32, // 46: aviary.v1.Lease.ttl:type_name -> google.protobuf.Duration
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_aviary_v1_documents_proto_init() }
@@ -1780,21 +2621,24 @@ func file_aviary_v1_documents_proto_init() {
 		(*Document_Policy)(nil),
 		(*Document_Rollout)(nil),
 	}
-	file_aviary_v1_documents_proto_msgTypes[7].OneofWrappers = []any{}
-	file_aviary_v1_documents_proto_msgTypes[9].OneofWrappers = []any{
+	file_aviary_v1_documents_proto_msgTypes[5].OneofWrappers = []any{}
+	file_aviary_v1_documents_proto_msgTypes[10].OneofWrappers = []any{}
+	file_aviary_v1_documents_proto_msgTypes[12].OneofWrappers = []any{
 		(*Stickiness_Header)(nil),
 		(*Stickiness_Cookie)(nil),
 	}
-	file_aviary_v1_documents_proto_msgTypes[11].OneofWrappers = []any{}
-	file_aviary_v1_documents_proto_msgTypes[15].OneofWrappers = []any{}
+	file_aviary_v1_documents_proto_msgTypes[14].OneofWrappers = []any{}
 	file_aviary_v1_documents_proto_msgTypes[16].OneofWrappers = []any{}
+	file_aviary_v1_documents_proto_msgTypes[17].OneofWrappers = []any{}
+	file_aviary_v1_documents_proto_msgTypes[23].OneofWrappers = []any{}
+	file_aviary_v1_documents_proto_msgTypes[24].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aviary_v1_documents_proto_rawDesc), len(file_aviary_v1_documents_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   20,
+			NumEnums:      4,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
