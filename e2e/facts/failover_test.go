@@ -1,6 +1,7 @@
 package facts
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -156,6 +157,33 @@ func TestShedRequestsGoToTheNeighbourWhileTheLeaseHolds(t *testing.T) {
 	})
 	if all = s.ask(ask{n: requests, users: 10}); all.of("v1") != requests {
 		t.Errorf("without a lease: %v", all)
+	}
+}
+
+// The arm keeps the end of the hash space.
+func TestNobodyFallsOffTheCanaryWhenRequestsGoElsewhere(t *testing.T) {
+	const users = 300
+	s := newNeighboured(t, 0)
+	s.in.Canary, s.in.StickyHeader = ptr(arm("v2", s.v2)), "x-user"
+	byUser := ask{n: users, users: 10, header: func(i int) http.Header { return http.Header{"X-User": {fmt.Sprint("user-", i)}} }}
+	s.at(2000)
+	before := s.ask(byUser)
+	if n := before.of("v2"); n < 25 || n > 95 || before.failed() > 0 {
+		t.Fatalf("%v", before)
+	}
+	for _, f := range []struct{ admit, shed uint32 }{{traffic.Whole, 0}, {5000, 3000}, {traffic.Whole, 8000}, {0, 0}} {
+		s.in.Failover.Admit, s.in.Failover.Shed = f.admit, f.shed
+		s.publish()
+		after := s.ask(byUser)
+		t.Logf("%d admitted, %d shed: %v", f.admit, f.shed, after)
+		for i := range after {
+			if (after[i].version == "v2") != (before[i].version == "v2") {
+				t.Errorf("%d admitted, %d shed: user %d went from %s to %s", f.admit, f.shed, i, before[i].version, after[i].version)
+			}
+		}
+		if want := int(f.shed) * users / traffic.Whole; after.failed() > 0 || after.of("v0") < want*7/10 || f.shed == 0 && after.of("v0") > 0 {
+			t.Errorf("%d admitted, %d shed: %v", f.admit, f.shed, after)
+		}
 	}
 }
 
