@@ -151,10 +151,10 @@ func TestAShadowTouchesNobody(t *testing.T) {
 			s.set(s.v2, c.behavior)
 			s.at(0)
 			all := s.ask(ask{n: requests, users: users, body: 1000})
-			t.Logf("%d of %d requests failed; half within %v, 99 %% within %v; copies: %v", all.failed(), requests,
-				all.took(.5).Round(time.Microsecond), all.took(.99).Round(time.Microsecond), s.copies())
-			if all.of("v1") != requests || all.took(.99) > slow/4 {
-				t.Errorf("%v; 99 %% within %v", all, all.took(.99))
+			t.Logf("%d of %d requests failed; half within %v, 90 %% within %v; copies: %v", all.failed(), requests,
+				all.took(.5).Round(time.Microsecond), all.took(.9).Round(time.Microsecond), s.copies())
+			if all.of("v1") != requests || all.took(.9) > slow/4 {
+				t.Errorf("%v; 90 %% within %v", all, all.took(.9))
 			}
 			if n := s.v1.Counts().Received; n != requests {
 				t.Errorf("%d requests at stable", n)
