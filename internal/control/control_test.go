@@ -67,6 +67,8 @@ type world struct {
 	plans   []traffic.Plan
 	renewed []string
 	away    bool // no proxy has what was published
+	// discover is Config.Discover.
+	discover func([]string)
 }
 
 func (w *world) Publish(plan traffic.Plan, _ bool) {
@@ -110,14 +112,28 @@ func (w *world) intent() traffic.Intent {
 	return w.plans[len(w.plans)-1].Intents[0]
 }
 
-func newWorld(t *testing.T) *world {
+// intentIn is what a region's newest plan says of shop.
+func (w *world) intentIn(region string) traffic.Intent {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range slices.Backward(w.plans) {
+		if p.Region == region {
+			return intentOf(p, "shop")
+		}
+	}
+	return traffic.Intent{}
+}
+
+func newWorld(t *testing.T) *world { return newWorldOf(t, documents) }
+
+func newWorldOf(t *testing.T, text string) *world {
 	w := &world{t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 	var err error
 	if w.store, err = store.OpenEmbedded(t.Context(), t.TempDir(), store.Options{Logger: slog.New(slog.DiscardHandler)}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.store.Close() })
-	w.apply(documents)
+	w.apply(text)
 	return w
 }
 
@@ -148,7 +164,7 @@ func (w *world) apply(text string) {
 // start runs a controller; kill ends it without a hand-over being of use, quit with one.
 func (w *world) start() {
 	w.t.Helper()
-	w.Controller = New(Config{Store: w.store, Delivery: w, Effect: w.effect, Leases: w.leases, Now: w.clock, Log: slog.New(slog.DiscardHandler), Tick: 20 * time.Millisecond})
+	w.Controller = New(Config{Store: w.store, Delivery: w, Effect: w.effect, Leases: w.leases, Discover: w.discover, Now: w.clock, Log: slog.New(slog.DiscardHandler), Tick: 20 * time.Millisecond})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx, 10*time.Second) }()
@@ -179,25 +195,32 @@ func (w *world) until(what string, ok func() bool) {
 
 func (w *world) region() rollout.Region { return w.Regions()["shop-v2"]["eu"] }
 
-// second lets a second pass in which the sidecar reports these tries.
+// second lets a second pass in which the sidecar in eu reports these tries.
 func (w *world) second(canary, canaryErrors uint64) {
+	w.t.Helper()
+	w.flush("eu", signal.Arm{Version: "v1", Outcomes: []signal.Outcome{outcome(200, 100)}, Endpoints: 1, Healthy: 1},
+		signal.Arm{Version: "v2", Outcomes: []signal.Outcome{outcome(200, canary-canaryErrors), outcome(500, canaryErrors)}, Endpoints: 1, Healthy: 1})
+}
+
+func outcome(status int, n uint64) signal.Outcome {
+	return signal.Outcome{
+		Class: signal.Class{Status: status, GRPC: -1}, Tries: n,
+		Latency: signal.Histogram{{Edge: signal.EdgeOf(2000), Count: n}},
+	}
+}
+
+// flush lets a second pass in which the sidecar of a region reports these arms of shop.
+func (w *world) flush(region string, arms ...signal.Arm) {
 	w.t.Helper()
 	w.mu.Lock()
 	w.now = w.now.Add(time.Second)
 	now := w.now
 	seen := len(w.renewed)
 	w.mu.Unlock()
-	edge := signal.EdgeOf(2000)
-	outcome := func(status int, n uint64) signal.Outcome {
-		return signal.Outcome{Class: signal.Class{Status: status, GRPC: -1}, Tries: n, Latency: signal.Histogram{{Edge: edge, Count: n}}}
+	for i := range arms {
+		arms[i].Service = "shop"
 	}
-	w.Observe(signal.Flush{
-		Proxy: "p1", Region: "eu", Service: "front", At: now, Span: 900 * time.Millisecond,
-		Arms: []signal.Arm{
-			{Service: "shop", Version: "v1", Outcomes: []signal.Outcome{outcome(200, 100)}, Endpoints: 1, Healthy: 1},
-			{Service: "shop", Version: "v2", Outcomes: []signal.Outcome{outcome(200, canary-canaryErrors), outcome(500, canaryErrors)}, Endpoints: 1, Healthy: 1},
-		},
-	})
+	w.Observe(signal.Flush{Proxy: region, Region: region, Service: "front", At: now, Span: 900 * time.Millisecond, Arms: arms})
 	w.until("judged", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.renewed) > seen })
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -25,6 +26,8 @@ type handover struct {
 	Watches map[string]map[string]*watch `json:"watches"`
 	// Rates by region and service.
 	Rates map[string]map[string]float64 `json:"rates,omitempty"`
+	// Addresses of names, which are endpoints until they are looked up again.
+	Addresses map[string][]netip.Addr `json:"addresses,omitempty"`
 }
 
 // load reads documents and state at the start and reports whether another process handed over in time.
@@ -68,6 +71,7 @@ func (c *Controller) load(ctx context.Context) (handedOver bool, err error) {
 		}
 	}
 	c.meter.resume(left.Rates, now)
+	c.addresses = left.Addresses
 	c.adoptStable()
 	return handedOver, nil
 }
@@ -107,7 +111,7 @@ func (c *Controller) handOver(ctx context.Context) {
 			}
 		}
 	}()
-	h := handover{Watches: map[string]map[string]*watch{}, Rates: c.meter.rates(c.cfg.Now())}
+	h := handover{Watches: map[string]map[string]*watch{}, Rates: c.meter.rates(c.cfg.Now()), Addresses: c.addresses}
 	if c.cfg.Leases != nil {
 		h.Leases = c.cfg.Leases()
 	}

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// Resolve takes what the names of endpoints resolve to, sorted, in place of all that was known before. It never blocks; the
-// newest wins. The caller does not change the map afterwards.
+// Resolve takes what the names of endpoints resolve to, sorted, all that is known. A name that is not there was not looked
+// up yet, and keeps what it had. It never blocks; the newest wins. The caller does not change the map afterwards.
 func (c *Controller) Resolve(addresses map[string][]netip.Addr) {
 	for {
 		select {
@@ -23,7 +23,17 @@ func (c *Controller) Resolve(addresses map[string][]netip.Addr) {
 }
 
 // resolved puts addresses in force.
-func (c *Controller) resolved(addresses map[string][]netip.Addr) {
+func (c *Controller) resolved(found map[string][]netip.Addr) {
+	addresses := map[string][]netip.Addr{}
+	for _, name := range c.names {
+		of, ok := found[name]
+		if !ok {
+			of, ok = c.addresses[name]
+		}
+		if ok {
+			addresses[name] = of
+		}
+	}
 	if maps.EqualFunc(c.addresses, addresses, slices.Equal) {
 		return
 	}
