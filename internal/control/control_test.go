@@ -310,32 +310,70 @@ func TestDecisionsReplay(t *testing.T) {
 	w.second(20, 20)
 	w.until("halted", func() bool { return w.region().Phase == rollout.Halted })
 	w.stop()
+	replayed := w.replay()
+	if replayed[rollout.Progressing] < 2 || replayed[rollout.Halted] != 1 {
+		t.Errorf("replayed %v", replayed)
+	}
+}
+
+// Whether a region begins is decided by the others too: they are recorded.
+func TestABeginningReplays(t *testing.T) {
+	w := newWorldOf(t, strings.Replace(twoRegions, "regions: [eu]", "regions: [eu, us]", 1))
+	w.start()
+	w.act(rollout.Start)
+	w.secondsUntil("at its share", func() bool { return w.intentIn("eu").Weight == 500 })
+	w.stop()
+	if replayed := w.replay(); replayed[rollout.Progressing] != 1 {
+		t.Errorf("replayed %v", replayed)
+	}
 	events, err := w.store.Events(t.Context(), "shop-v2", 0)
 	if err != nil {
 		t.Fatal(err)
+	}
+	last := events[len(events)-1]
+	var d decision
+	if err := json.Unmarshal(last.Data, &d); err != nil {
+		t.Fatal(err)
+	}
+	if us := d.Beside["us"]; last.Region != "eu" || len(d.Beside) != 1 || us.From.Version != "v2" {
+		t.Errorf("%s in %s was decided beside %+v", last.Reason, last.Region, d.Beside)
+	}
+}
+
+// replay makes every decision on evidence again, and returns how many led to each phase.
+func (w *world) replay() map[rollout.Phase]int {
+	w.t.Helper()
+	events, err := w.store.Events(w.t.Context(), "shop-v2", 0)
+	if err != nil {
+		w.t.Fatal(err)
 	}
 	replayed := map[rollout.Phase]int{}
 	for _, e := range events {
 		var d decision
 		if err := json.Unmarshal(e.Data, &d); err != nil {
-			t.Fatal(err)
+			w.t.Fatal(err)
 		}
 		if d.Read == nil {
 			continue // a person's act, or a document's change
 		}
 		if d.Documents == 0 {
-			t.Errorf("%s: no store revision of the documents", e.Reason)
+			w.t.Errorf("%s: no store revision of the documents", e.Reason)
 		}
-		before := rollout.State{Rollout: "shop-v2", Service: "shop", Started: true, Regions: map[string]rollout.Region{"eu": d.From}}
-		after, _ := rollout.Step(w.set, "shop-v2", before, map[string]rollout.Input{"eu": *d.Read}, e.At)
-		if diff := cmp.Diff(d.Left.Region, after.Regions["eu"], cmpopts.EquateEmpty()); diff != "" {
-			t.Errorf("%s at %s replays to something else:\n%s", e.Reason, e.At, diff)
+		before := rollout.State{Rollout: "shop-v2", Service: "shop", Started: true, Regions: map[string]rollout.Region{e.Region: d.From}}
+		in := map[string]rollout.Input{e.Region: *d.Read}
+		for name, other := range d.Beside {
+			before.Regions[name] = other.From
+			if other.Read != nil {
+				in[name] = *other.Read
+			}
 		}
-		replayed[after.Regions["eu"].Phase]++
+		after, _ := rollout.Step(w.set, "shop-v2", before, in, e.At)
+		if diff := cmp.Diff(d.Left.Region, after.Regions[e.Region], cmpopts.EquateEmpty()); diff != "" {
+			w.t.Errorf("%s at %s replays to something else:\n%s", e.Reason, e.At, diff)
+		}
+		replayed[after.Regions[e.Region].Phase]++
 	}
-	if replayed[rollout.Progressing] < 2 || replayed[rollout.Halted] != 1 {
-		t.Errorf("replayed %v", replayed)
-	}
+	return replayed
 }
 
 func TestAHaltedBuildIsNoBetterUnderAnotherName(t *testing.T) {

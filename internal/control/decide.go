@@ -98,6 +98,9 @@ func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[s
 			continue
 		}
 		told := decision{Documents: c.at, From: from, Left: record{Service: next.Service, Region: to}}
+		if from.Phase == rollout.Pending || to.Phase == rollout.Halted {
+			told.Beside = others(before, region, in)
+		}
 		j := job{place: p, service: next.Service, region: to, events: stored(events, region, in, told)}
 		if done != nil {
 			j.done = []chan<- error{done}
@@ -242,12 +245,36 @@ func (c *Controller) announce() {
 }
 
 // decision is what an event carries for those who ask why: all that was read and what became of it. With the documents of
-// that store revision, rollout.Step makes Left out of From and Read again.
+// that store revision, rollout.Step makes Left out of From, Read and Beside again.
 type decision struct {
 	Documents int64          `json:"documents"`
 	From      rollout.Region `json:"from"`
 	Read      *rollout.Input `json:"read,omitempty"`
-	Left      record         `json:"left"`
+	// Beside are the other regions of the rollout, where the decision may have looked at them: whether the region begins, and
+	// a halt that is of all.
+	Beside map[string]seen `json:"beside,omitempty"`
+	Left   record          `json:"left"`
+}
+
+// seen is another region as it was before the decision.
+type seen struct {
+	From rollout.Region `json:"from"`
+	Read *rollout.Input `json:"read,omitempty"`
+}
+
+func others(state rollout.State, region string, in map[string]rollout.Input) map[string]seen {
+	all := map[string]seen{}
+	for name, r := range state.Regions {
+		if name == region {
+			continue
+		}
+		one := seen{From: r}
+		if read, ok := in[name]; ok {
+			one.Read = &read
+		}
+		all[name] = one
+	}
+	return all
 }
 
 func stored(events []rollout.Event, region string, in map[string]rollout.Input, d decision) []store.Event {
@@ -259,7 +286,11 @@ func stored(events []rollout.Event, region string, in map[string]rollout.Input, 
 		if read, ok := in[region]; ok {
 			d.Read = &read
 		}
-		data, _ := json.Marshal(d) // plain values: it cannot fail
+		data, _ := json.Marshal(d)          // plain values: it cannot fail
+		if len(data) > store.MaxEvent*3/4 { // better without the other regions than not at all
+			d.Beside = nil
+			data, _ = json.Marshal(d)
+		}
 		out = append(out, store.Event{
 			Rollout: e.Rollout, Region: region, At: e.At, Type: string(e.To), Reason: string(e.Reason),
 			Message: e.Message, By: e.Author, Data: data,
