@@ -35,7 +35,7 @@ func assignment(service, cluster string, arm traffic.Arm, canary bool) *endpoint
 						Address: e.Host, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: e.Port},
 					}},
 				}}},
-				Metadata: metadata(service, arm.Version, canary),
+				Metadata: metadata(service, arm.Version, l.Region, canary),
 			})
 		}
 		out.Endpoints = append(out.Endpoints, group)
@@ -45,10 +45,10 @@ func assignment(service, cluster string, arm traffic.Arm, canary bool) *endpoint
 
 // metadata tells the access log of each try whose it was (TryLogs). The canary's mark gives the arm's statistics of the
 // canary alone (cluster.<arm>.canary.*).
-func metadata(service, version string, canary bool) *corev3.Metadata {
+func metadata(service, version, region string, canary bool) *corev3.Metadata {
 	text := func(s string) *structpb.Value { return structpb.NewStringValue(s) }
 	m := &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
-		"aviary": {Fields: map[string]*structpb.Value{"service": text(service), "version": text(version)}},
+		"aviary": {Fields: map[string]*structpb.Value{"service": text(service), "version": text(version), "region": text(region)}},
 	}}
 	if canary {
 		m.FilterMetadata["envoy.lb"] = &structpb.Struct{Fields: map[string]*structpb.Value{"canary": structpb.NewBoolValue(true)}}
