@@ -2,6 +2,7 @@ package counting
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 
 	"github.com/aviary-mesh/aviary/internal/lab"
+	"github.com/aviary-mesh/aviary/plugin/signal"
 )
 
 // TestShadow makes every fault happen to copies of requests, and compares in the same way. The users get stable's answers,
@@ -103,5 +105,26 @@ func TestACopyWithoutAnEndpoint(t *testing.T) {
 		if arm := m.seen.of(name); met(arm) > 0 {
 			t.Errorf("%+v", arm)
 		}
+	}
+}
+
+// TestACopyEndsWithItsBody: when the caller leaves before the whole body came, the copy ends too, and is no error of the
+// shadow's.
+func TestACopyEndsWithItsBody(t *testing.T) {
+	m := newMesh(t, lab.HTTP, nil)
+	connection, err := net.Dial("tcp", m.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	if _, err := fmt.Fprintf(connection, "POST / HTTP/1.1\r\nHost: cart\r\n%s: v2\r\nContent-Length: 1000\r\n\r\nhalf", shadowHeader); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "copy at the service", func() bool { return m.instances["v2"].Counts().InFlight == 1 })
+	connection.Close()
+	shadow := func() signal.Arm { return m.seen.of(armName{version: "v2", shadow: true}) }
+	wait(t, "try", func() bool { return tries(shadow()) == 1 })
+	if class := shadow().Outcomes[0].Class; class != (signal.Class{GRPC: -1, Flags: "DR"}) || isError(class) {
+		t.Errorf("class %+v", class)
 	}
 }

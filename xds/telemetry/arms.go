@@ -161,6 +161,23 @@ func (a *arms) hold() []heldTries {
 	return held
 }
 
+// abandoned gives copies that nothing explains Envoy's flag for a caller who left. Everything else that ends a copy is
+// explained; and one ends too with the request whose body it copies, which is no doing of the shadow.
+func (a *arms) abandoned() {
+	for k, arm := range a.of {
+		if !k.shadow {
+			continue
+		}
+		n := uint64(0)
+		for c, t := range arm.tried {
+			if unexplained(c) {
+				n += t.n
+			}
+		}
+		arm.explain("DR", n)
+	}
+}
+
 // sorted are the arms as a Flush has them.
 func (a *arms) sorted() []signal.Arm {
 	out := make([]signal.Arm, 0, len(a.of))

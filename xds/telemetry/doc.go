@@ -36,6 +36,7 @@
 //	breaks mid-body        200 UPE [200 UR]
 //	is over its limits     an overflow [0 UO]
 //	has no endpoint        none: it met no version
+//	has a caller who left  0 DR: the copy of a body ends with it. Nothing else leaves a copy unexplained
 //
 // What the cluster itself counts by status misleads: a 503 that Envoy made is among it, and an answer that broke is a 200.
 //

@@ -211,6 +211,7 @@ func (p *proxy) count(m *sample, arms *arms, known, fresh bool) {
 		}
 	}
 	p.held = arms.hold()
+	arms.abandoned()
 	p.connections = arms.connections(p.connections)
 }
 

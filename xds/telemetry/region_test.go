@@ -177,4 +177,20 @@ func TestCopies(t *testing.T) {
 	if h := got.Arms[1].Outcomes[1].Latency; len(h) != 1 || h[0].Edge != signal.EdgeOf(900_000) {
 		t.Errorf("the slowest are those that the request's limit cut, not %v", h)
 	}
+	// What nothing explains a flush later ended with the request that it copied. A live try is no such thing.
+	live := copied("0", "", "-", "-")
+	more := []*dto.MetricFamily{
+		counter("aviary.tries", 9, gone...), latencies("aviary.cut_ms", gone, 500, 500, 500),
+		counter("aviary.tries", 2, live...), latencies("aviary.cut_ms", live, 500),
+		counter("cluster.upstream_rq_timeout", 3, named("cart/shadow/v2")...),
+	}
+	s.send(at(3, more...)...)
+	got = s.send(at(4, more...)...)
+	want = []signal.Arm{
+		{Service: "cart", Version: "v2", Outcomes: []signal.Outcome{of(0, -1, "", 1)}},
+		{Service: "cart", Version: "v2", Shadow: true, Outcomes: []signal.Outcome{of(0, -1, "DR", 2)}},
+	}
+	if diff := cmp.Diff(want, got.Arms, cmpopts.IgnoreFields(signal.Outcome{}, "Latency")); diff != "" {
+		t.Error(diff)
+	}
 }
