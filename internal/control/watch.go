@@ -55,7 +55,7 @@ func (w *watch) observe(set *spec.Set, here rollout.Region, r *spec.Rollout, flu
 		stable = stable.Add(s.Sample(w.isError, since, longest))
 		spent = w.count(spent, c)
 		for _, a := range f.Arms {
-			if a.Service == r.Service {
+			if a.Service == r.Service && !a.Shadow {
 				all = w.count(all, a)
 			}
 		}
@@ -137,7 +137,7 @@ func (w *watch) begin(trial rollout.Trial, p *spec.Policy, regions int) {
 
 func armOf(f signal.Flush, service, version string) signal.Arm {
 	for _, a := range f.Arms {
-		if a.Service == service && a.Version == version {
+		if a.Service == service && a.Version == version && a.Region == "" && !a.Shadow {
 			return a
 		}
 	}
