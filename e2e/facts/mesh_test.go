@@ -354,7 +354,7 @@ func (s *shop) send() *given {
 		Region: "eu-west", Intents: []traffic.Intent{s.in}, Callers: map[string][]string{"front": {s.in.Service}},
 	}
 	v := s.m.view
-	g := &given{clusters: resource.Clusters(s.in, v), assignments: resource.Assignments(s.in), routes: resource.Routes(plan, v)}
+	g := &given{clusters: resource.Clusters(s.in, v), assignments: resource.Assignments(s.in, v), routes: resource.Routes(plan, v)}
 	g.values, g.ttl = resource.Layer(plan, v)
 	if s.change != nil {
 		s.change(g)

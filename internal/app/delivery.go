@@ -138,7 +138,7 @@ func (r *region) build(v resource.View) (*ads.Snapshot, error) {
 			for _, c := range resource.Clusters(in, v) {
 				add(c.Name, c)
 			}
-			for _, a := range resource.Assignments(in) {
+			for _, a := range resource.Assignments(in, v) {
 				add(a.ClusterName, a)
 			}
 			r.bundles[b] = slices.Clone(all[before:])

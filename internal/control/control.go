@@ -34,6 +34,8 @@ type Config struct {
 	Effect func(region, service, version string, weight uint32) Effect
 	// Leases tells which proxies hold a lease, for the hand-over; nil: none.
 	Leases func() []Lease
+	// Discover is told the names of endpoints whenever their set changes. It must not block.
+	Discover func(names []string)
 	// Name of this process in elections; default "aviary".
 	Name string
 	// Now is the clock; default time.Now.

@@ -11,7 +11,7 @@ import (
 
 // Assignments returns the endpoints of the service's clusters: stable, and the canary's when there is one. A version
 // without endpoints has an empty assignment, so that its cluster does not wait for one.
-func Assignments(in traffic.Intent) []*endpointv3.ClusterLoadAssignment {
+func Assignments(in traffic.Intent, _ View) []*endpointv3.ClusterLoadAssignment {
 	all := []*endpointv3.ClusterLoadAssignment{assignment(in.Service, StableCluster(in.Service, in.Stable.Version), in.Stable, false)}
 	if in.Canary != nil {
 		all = append(all, assignment(in.Service, CanaryCluster(in.Service, in.Canary.Version), *in.Canary, true))

@@ -122,7 +122,7 @@ func give(plan traffic.Plan, v View) given {
 			g.messages = append(g.messages, c)
 			g.clusters[c.Name] = c
 		}
-		for _, a := range Assignments(in) {
+		for _, a := range Assignments(in, v) {
 			g.messages = append(g.messages, a)
 			g.assigned[a.ClusterName] = true
 		}
@@ -295,7 +295,7 @@ func TestACanaryLeavesStableAlone(t *testing.T) {
 		in, v := someIntent(t, "shop"), someView(t)
 		without := in
 		without.Canary, without.Weight, without.Testers = nil, 0, false
-		if !proto.Equal(Clusters(in, v)[0], Clusters(without, v)[0]) || !proto.Equal(Assignments(in)[0], Assignments(without)[0]) {
+		if !proto.Equal(Clusters(in, v)[0], Clusters(without, v)[0]) || !proto.Equal(Assignments(in, v)[0], Assignments(without, v)[0]) {
 			t.Fatal("stable's cluster is another one beside a canary")
 		}
 	})

@@ -28,6 +28,8 @@ type View struct {
 	GRPC bool
 	// Port of the listener; 0 is DefaultPort, for a gateway DefaultGatewayPort.
 	Port uint32
+	// Zone of the caller; "" is not known.
+	Zone string
 }
 
 // Ports of listeners that nobody chose.
