@@ -25,6 +25,7 @@ var rooms = map[string][]string{
 	"plugin/evidence": {"plugin/signal"},
 	"plugin/policy":   {"plugin/spec", "plugin/signal"},
 	"plugin/rollout":  {"plugin/spec", "plugin/signal", "plugin/budget", "plugin/evidence", "plugin/policy"},
+	"plugin/relief":   {"plugin/spec"},
 	"plugin/traffic":  {},
 	"xds/resource":    {"plugin/traffic"},
 	"xds/ads":         {},

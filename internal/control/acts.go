@@ -31,7 +31,7 @@ func (c *Controller) Act(ctx context.Context, name string, a rollout.Action) err
 		done = make(chan error, len(next.Regions))
 		waits = c.settle(next, events, nil, done)
 		c.adoptStable()
-		c.publish(true)
+		c.publish()
 	})
 	if err != nil {
 		return err

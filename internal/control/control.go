@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
 	"github.com/aviary-mesh/aviary/internal/store"
+	"github.com/aviary-mesh/aviary/plugin/relief"
 	"github.com/aviary-mesh/aviary/plugin/rollout"
 	"github.com/aviary-mesh/aviary/plugin/signal"
 	"github.com/aviary-mesh/aviary/plugin/spec"
@@ -18,8 +18,8 @@ import (
 
 // Delivery is where plans go. Neither method blocks.
 type Delivery interface {
-	// Publish makes the plan what the region's proxies are given. weights says that nothing but weights and testers
-	// differs from the plan before, and that it must not wait for anything.
+	// Publish makes the plan what the region's proxies are given. weights says that nothing but weights, shadows, what is
+	// shed, and testers differ from the plan before, and that it must not wait for anything.
 	Publish(plan traffic.Plan, weights bool)
 	// Renew says that a flush of each of these proxies arrived and was judged.
 	Renew(proxies []string)
@@ -34,6 +34,9 @@ type Config struct {
 	Effect func(region, service, version string, weight uint32) Effect
 	// Leases tells which proxies hold a lease, for the hand-over; nil: none.
 	Leases func() []Lease
+	// Discover is told the names of endpoints, sorted, whenever the documents name others than before. It must not block,
+	// and what it finds comes back by Resolve; nil: names have no address.
+	Discover func(names []string)
 	// Name of this process in elections; default "aviary".
 	Name string
 	// Now is the clock; default time.Now.
@@ -62,13 +65,14 @@ type Controller struct {
 	cfg     Config
 	writer  *writer
 	flushes chan signal.Flush
+	found   chan map[string][]netip.Addr // of capacity 1: the newest addresses of names
 	calls   chan func()
 	ready   chan struct{} // closed when documents and state were read
 	stopped chan struct{}
 	dropped atomic.Uint64
 
 	// Owned by the loop.
-	set     *spec.Set
+	*index
 	leases  []Lease       // of the hand-over; set before ready is closed
 	at      int64         // the store revision of the documents in force
 	newer   chan struct{} // closed and replaced whenever at changes
@@ -78,10 +82,20 @@ type Controller struct {
 	// rising holds what was proposed to the store and may be adopted once it is written.
 	rising map[place]proposal
 	// unseen holds the shares that no proxy has acknowledged yet: an intended share is not one that was held.
-	unseen  map[place]uint32
+	unseen map[place]uint32
+	// falls are those that proxies have not all followed yet, as far as is known.
+	falls   map[place]fall
 	number  uint64        // of the last proposal
-	moved   bool          // whether a weight, an arm or a stable version may differ from the plans
-	changed chan struct{} // closed and replaced at every change of a state
+	changed chan struct{} // closed and replaced at every material change of a state
+	// stale are the regions whose plan may differ from the one in force, restabled is whether a stable version may.
+	stale     map[string]bool
+	restabled bool
+
+	meter     *meter
+	addresses map[string][]netip.Addr
+	room      map[site]uint32
+	relief    map[site]relief.State
+	surveyed  time.Time // when room, gauges and falls were looked at last
 }
 
 // New makes a Controller; Run runs it.
@@ -102,17 +116,23 @@ func New(cfg Config) *Controller {
 		cfg:     cfg,
 		writer:  newWriter(cfg.Store, cfg.Name, cfg.Log),
 		flushes: make(chan signal.Flush, 4096),
+		found:   make(chan map[string][]netip.Addr, 1),
 		calls:   make(chan func()),
 		ready:   make(chan struct{}),
 		stopped: make(chan struct{}),
-		set:     &spec.Set{},
+		index:   indexOf(&spec.Set{}),
 		states:  map[string]rollout.State{},
 		watches: map[place]*watch{},
 		plans:   map[string]traffic.Plan{},
 		rising:  map[place]proposal{},
 		unseen:  map[place]uint32{},
+		falls:   map[place]fall{},
 		changed: make(chan struct{}),
 		newer:   make(chan struct{}),
+		stale:   map[string]bool{},
+		meter:   newMeter(),
+		room:    map[site]uint32{},
+		relief:  map[site]relief.State{},
 	}
 }
 
@@ -164,9 +184,7 @@ func (c *Controller) Run(ctx context.Context, grace time.Duration) error {
 
 	documents := make(chan declared)
 	go c.follow(ctx, c.at, documents)
-	c.decide(c.all())
-	c.shareHalts()
-	c.publish(false)
+	c.begin()
 	c.cfg.Log.Info("control loop started", "rollouts", len(c.states), "handover", handover)
 	close(c.ready)
 
@@ -190,9 +208,13 @@ func (c *Controller) Run(ctx context.Context, grace time.Duration) error {
 				return fmt.Errorf("documents can no longer be watched: %w", store.ErrClosed)
 			}
 			c.adopt(d)
+		case addresses := <-c.found:
+			c.resolved(addresses)
 		case <-ticker.C:
 			c.decide(c.all())
-			c.publish(true)
+			c.publish() // what evidence and time say goes first
+			c.survey()
+			c.publish()
 		}
 	}
 }
@@ -209,117 +231,4 @@ func (c *Controller) call(ctx context.Context, f func()) error {
 	}
 	<-done
 	return nil
-}
-
-// judge takes a flush with all that arrived meanwhile, and lets the rollouts that they speak of decide.
-func (c *Controller) judge(first signal.Flush) {
-	batch := []signal.Flush{first}
-	for more := true; more && len(batch) < cap(c.flushes); {
-		select {
-		case f := <-c.flushes:
-			batch = append(batch, f)
-		default:
-			more = false
-		}
-	}
-	now := c.cfg.Now()
-	byRegion := map[string][]signal.Flush{}
-	proxies := make([]string, 0, len(batch))
-	for _, f := range batch {
-		byRegion[f.Region] = append(byRegion[f.Region], f)
-		proxies = append(proxies, f.Proxy)
-	}
-	touched := map[string]bool{}
-	for region, flushes := range byRegion {
-		for name, r := range c.set.Rollouts {
-			if !slices.Contains(r.Regions, region) {
-				continue
-			}
-			// A proxy that does not route to the service is no evidence about it, however fresh its flushes are.
-			if of := routing(c.set, r.Service, flushes); len(of) > 0 {
-				c.watch(place{name, region}).observe(c.set, c.states[name].Regions[region], r, of, now)
-				touched[name] = true
-			}
-		}
-	}
-	c.decide(slices.Sorted(maps.Keys(touched)))
-	c.publish(true)
-	// After what was judged went out: a lease is never renewed for a weight that this very flush spoke against.
-	c.cfg.Delivery.Renew(proxies)
-}
-
-// routing are the flushes of proxies that route to a service: callers that declare it, and gateways, which know it by its
-// clusters.
-func routing(set *spec.Set, service string, flushes []signal.Flush) []signal.Flush {
-	var of []signal.Flush
-	for _, f := range flushes {
-		caller := set.Services[f.Service]
-		if caller != nil && slices.Contains(caller.Calls, service) ||
-			slices.ContainsFunc(f.Arms, func(a signal.Arm) bool { return a.Service == service }) {
-			of = append(of, f)
-		}
-	}
-	return of
-}
-
-func (c *Controller) watch(p place) *watch {
-	w := c.watches[p]
-	if w == nil {
-		w = &watch{}
-		c.watches[p] = w
-	}
-	return w
-}
-
-// spent reports whether a rollout is deleted and stands for nothing any more: no halt, no promotion, no share.
-func spent(s rollout.State) bool {
-	for _, r := range s.Regions {
-		if r.Phase != rollout.Pending || len(r.Halts) > 0 || !r.StableSince.IsZero() {
-			return false
-		}
-	}
-	return s.Deleted
-}
-
-// all names every rollout that is declared, or was and still stands for something.
-func (c *Controller) all() []string {
-	names := map[string]bool{}
-	for name := range c.set.Rollouts {
-		names[name] = true
-	}
-	for name, state := range c.states {
-		if !spent(state) {
-			names[name] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(names))
-}
-
-// publish makes plans of what is in force and hands over those that changed. weights: no document changed, so that only
-// weights, arms and testers can differ.
-func (c *Controller) publish(weights bool) {
-	if weights && !c.moved {
-		return
-	}
-	c.moved = false
-	states := slices.Collect(maps.Values(c.states))
-	for region := range c.set.Regions {
-		plan := planRegion(c.set, region, states)
-		before, known := c.plans[region]
-		switch same := known && sameArms(before, plan); {
-		case known && weights && same && sameWeights(before, plan):
-			continue
-		case weights && same:
-			c.cfg.Delivery.Publish(plan, true)
-		default:
-			c.cfg.Delivery.Publish(plan, false)
-		}
-		c.plans[region] = plan
-	}
-	for region := range c.plans {
-		if c.set.Regions[region] == nil {
-			delete(c.plans, region)
-			c.cfg.Delivery.Publish(traffic.Plan{Region: region}, false)
-		}
-	}
 }

@@ -25,7 +25,7 @@ func (c *Controller) decide(names []string) {
 		in := map[string]rollout.Input{}
 		for region := range c.states[name].Regions {
 			if w := c.watches[place{name, region}]; w != nil {
-				in[region] = w.take()
+				in[region] = c.known(name, region, w.take())
 			}
 		}
 		c.await(name, now)
@@ -36,9 +36,24 @@ func (c *Controller) decide(names []string) {
 		next, events := rollout.Step(c.set, name, state, in, now)
 		c.settle(next, events, in, nil)
 	}
-	if c.moved {
-		c.adoptStable()
+	c.adoptStable()
+}
+
+// known adds to what a watch saw what is known of the region beside it.
+func (c *Controller) known(name, region string, in rollout.Input) rollout.Input {
+	state := c.states[name]
+	service := c.set.Services[state.Service]
+	if service == nil {
+		return in
 	}
+	in.Saturated = c.relief[site{region, service.Name}].Holds()
+	if c.named[service.Name] {
+		f := facts{index: c.index, addresses: c.addresses}
+		here := state.Regions[region]
+		in.CanaryEndpoints = f.endpoints(service, here.Version, region)
+		in.StableEndpoints = f.endpoints(service, here.Stable.Version, region)
+	}
+	return in
 }
 
 // await has the clock of a step begin when the first proxy has its share.
@@ -68,6 +83,8 @@ func (c *Controller) await(name string, now time.Time) {
 func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[string]rollout.Input, done chan<- error) (waits int) {
 	name := next.Rollout
 	before := c.states[name]
+	now := c.cfg.Now()
+	changed := false
 	for region, to := range next.Regions {
 		p := place{name, region}
 		from := before.Regions[region]
@@ -77,14 +94,17 @@ func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[s
 				c.writer.halt(h)
 			}
 		}
+		if !material(from, to) {
+			continue
+		}
 		told := decision{Documents: c.at, From: from, Left: record{Service: next.Service, Region: to}}
 		j := job{place: p, service: next.Service, region: to, events: stored(events, region, in, told)}
-		if done != nil && material(from, to) {
+		if done != nil {
 			j.done = []chan<- error{done}
 			waits++
 		}
 		switch {
-		case rises(from, to) && underway && done == nil && rising.from.Phase == from.Phase && rising.to.Weight == to.Weight && rising.to.Phase == to.Phase:
+		case rises(from, to) && underway && done == nil && rising.from.Phase == from.Phase && rising.to.Weight == to.Weight && rising.to.Shadow == to.Shadow && rising.to.Phase == to.Phase:
 			// Proposed already; what is in force stays, but is seen to be fresh.
 			next.Regions[region] = fresher(from, to)
 		case rises(from, to):
@@ -93,16 +113,30 @@ func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[s
 			c.rising[p] = proposal{number: j.rise, from: from, to: to}
 			c.writer.put(j)
 			next.Regions[region] = fresher(from, to)
-		case material(from, to):
+		default:
+			changed = true
 			delete(c.rising, p)
-			c.moved = true
+			c.fell(p, from, to, now)
+			c.moved(region, from, to)
 			c.writer.put(j)
 			c.log(events, region)
 		}
 	}
 	c.states[name] = next
-	c.announce()
+	if changed {
+		c.announce()
+	}
 	return waits
+}
+
+// moved says which plans a change of a region's state may change: its own, and when another version is stable there,
+// those of the regions that lean on it.
+func (c *Controller) moved(region string, from, to rollout.Region) {
+	c.outdate(region)
+	if from.Stable != to.Stable || !from.StableSince.Equal(to.StableSince) {
+		c.outdate(c.leaning[region]...)
+		c.restabled = true
+	}
 }
 
 // settleSaved adopts a rise that was written, or forgets one that was refused.
@@ -110,7 +144,7 @@ func (c *Controller) settleSaved(s saved) {
 	if len(s.halts) > 0 {
 		next := rollout.Join(c.states[s.rollout], s.halts)
 		c.settle(next, nil, nil, nil)
-		c.publish(true)
+		c.publish()
 	}
 	r, ok := c.rising[s.place]
 	if !ok || r.number != s.rise {
@@ -128,29 +162,30 @@ func (c *Controller) settleSaved(s saved) {
 	}
 	to := fresher(r.to, here)
 	to.WeightAt = c.cfg.Now() // from now on proxies are told
+	c.fell(s.place, here, to, to.WeightAt)
 	if c.cfg.Effect != nil && to.Weight > 0 {
 		c.unseen[s.place] = uint32(to.Weight)
 	}
 	state.Regions = maps.Clone(state.Regions)
 	state.Regions[s.place.region] = to
 	c.states[s.rollout] = state
-	c.moved = true
+	c.moved(s.place.region, here, to)
 	for _, e := range s.events {
 		c.cfg.Log.Info(cmp.Or(e.Message, e.Reason), "rollout", s.rollout, "region", e.Region, "reason", e.Reason, "phase", to.Phase, "weight", to.Weight)
 	}
 	c.adoptStable()
-	c.publish(true)
+	c.publish()
 	c.announce()
 }
 
 // rises reports whether a decision gives a new version more than it has: that must be written before it takes effect.
 func rises(from, to rollout.Region) bool {
-	return to.Weight > from.Weight || to.Phase == rollout.Promoted && from.Phase != rollout.Promoted && from.Phase != ""
+	return to.Weight > from.Weight || to.Shadow > from.Shadow || to.Phase == rollout.Promoted && from.Phase != rollout.Promoted && from.Phase != ""
 }
 
 // material reports whether two states differ in what has to be kept.
 func material(a, b rollout.Region) bool {
-	return a.Phase != b.Phase || a.Reason != b.Reason || a.Step != b.Step || a.Weight != b.Weight || a.Trial() != b.Trial() ||
+	return a.Phase != b.Phase || a.Reason != b.Reason || a.Step != b.Step || a.Weight != b.Weight || a.Shadow != b.Shadow || a.Shadowed != b.Shadowed || a.Trial() != b.Trial() ||
 		a.Version != b.Version || a.Started != b.Started || a.Stable != b.Stable || a.Previous != b.Previous ||
 		!slices.Equal(a.Halts, b.Halts)
 }
@@ -163,6 +198,10 @@ func fresher(a, b rollout.Region) rollout.Region {
 
 // adoptStable tells each rollout what the latest promotion of its service left stable.
 func (c *Controller) adoptStable() {
+	if !c.restabled {
+		return
+	}
+	c.restabled = false
 	names := slices.Sorted(maps.Keys(c.states))
 	states := make([]rollout.State, len(names))
 	for i, name := range names {

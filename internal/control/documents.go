@@ -23,6 +23,8 @@ type handover struct {
 	Leases []Lease `json:"leases"`
 	// Watches by rollout and region.
 	Watches map[string]map[string]*watch `json:"watches"`
+	// Rates by region and service.
+	Rates map[string]map[string]float64 `json:"rates,omitempty"`
 }
 
 // load reads documents and state at the start and reports whether another process handed over in time.
@@ -31,7 +33,7 @@ func (c *Controller) load(ctx context.Context) (handedOver bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	c.set, c.at = first.set, first.at
+	c.use(first)
 	kept, err := c.cfg.Store.Rollouts(ctx)
 	if err != nil {
 		return false, fmt.Errorf("rollout state: %w", err)
@@ -65,6 +67,7 @@ func (c *Controller) load(ctx context.Context) (handedOver bool, err error) {
 			c.watches[place{name, region}] = w
 		}
 	}
+	c.meter.resume(left.Rates, now)
 	c.adoptStable()
 	return handedOver, nil
 }
@@ -104,7 +107,7 @@ func (c *Controller) handOver(ctx context.Context) {
 			}
 		}
 	}()
-	h := handover{Watches: map[string]map[string]*watch{}}
+	h := handover{Watches: map[string]map[string]*watch{}, Rates: c.meter.rates(c.cfg.Now())}
 	if c.cfg.Leases != nil {
 		h.Leases = c.cfg.Leases()
 	}
@@ -112,7 +115,7 @@ func (c *Controller) handOver(ctx context.Context) {
 		for region, here := range state.Regions {
 			// Held and tries of the step are kept from here on; while running they are not worth a write a tick.
 			c.writer.put(job{place: place{name, region}, service: state.Service, region: here})
-			if here.Weight == 0 {
+			if here.Weight == 0 && here.Shadow == 0 {
 				continue
 			}
 			if w := c.watches[place{name, region}]; w != nil && w.Judged {
@@ -189,13 +192,19 @@ func (c *Controller) follow(ctx context.Context, after int64, to chan<- declared
 
 // adopt puts documents in force.
 func (c *Controller) adopt(d declared) {
-	c.set, c.at = d.set, d.at
+	c.use(d)
 	maps.DeleteFunc(c.watches, func(p place, _ *watch) bool { return d.set.Rollouts[p.rollout] == nil })
-	c.decide(c.all())
-	c.shareHalts()
-	c.publish(false)
+	c.begin()
 	close(c.newer)
 	c.newer = make(chan struct{})
+}
+
+// begin decides and publishes all that is new in the documents in force.
+func (c *Controller) begin() {
+	c.decide(c.all())
+	c.shareHalts()
+	c.admit(c.cfg.Now())
+	c.publish()
 }
 
 // inForceWithin bounds how long an apply waits for the loop.

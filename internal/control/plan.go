@@ -1,34 +1,35 @@
 package control
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 
+	"github.com/aviary-mesh/aviary/plugin/relief"
 	"github.com/aviary-mesh/aviary/plugin/rollout"
 	"github.com/aviary-mesh/aviary/plugin/spec"
 	"github.com/aviary-mesh/aviary/plugin/traffic"
 )
 
-// planRegion says what the traffic of one region should be, from the documents and where each rollout stands.
-func planRegion(set *spec.Set, region string, states []rollout.State) traffic.Plan {
-	p := traffic.Plan{Region: region, Callers: map[string][]string{}}
-	for _, name := range slices.Sorted(maps.Keys(set.Services)) {
-		s := set.Services[name]
+// planRegion says what the traffic of one region should be.
+func planRegion(f *facts, region string) traffic.Plan {
+	p := traffic.Plan{Region: region, Callers: map[string][]string{}, Charter: charter(f, region)}
+	for _, name := range slices.Sorted(maps.Keys(f.set.Services)) {
+		s := f.set.Services[name]
 		if len(s.Calls) > 0 {
 			p.Callers[name] = slices.Sorted(slices.Values(s.Calls))
 		}
-		p.Intents = append(p.Intents, intent(set, s, region, states))
+		p.Intents = append(p.Intents, f.intent(s, region))
 	}
 	return p
 }
 
-func intent(set *spec.Set, s *spec.Service, region string, states []rollout.State) traffic.Intent {
+func (f *facts) intent(s *spec.Service, region string) traffic.Intent {
 	in := traffic.Intent{
 		Service:      s.Name,
 		Hosts:        s.Hosts,
 		Protocol:     traffic.Protocol(s.Protocol),
-		Stable:       arm(s, rollout.Stable(set, s.Name, region, states).Version, region),
+		Stable:       f.arm(s, f.stable(s, region), region),
+		NearestZone:  s.NearestZone,
 		Timeout:      s.Timeout,
 		HangLimit:    s.HangLimit,
 		RetryOn:      s.Retries.On,
@@ -42,81 +43,40 @@ func intent(set *spec.Set, s *spec.Service, region string, states []rollout.Stat
 	if h := s.HealthCheck; h != nil {
 		in.Health = (*traffic.Health)(h)
 	}
-	r := rolloutOf(set, s.Name, region)
-	if r == nil {
-		return in
+	f.beside(&in, s, region)
+	if f.relief[site{region, s.Name}].Active {
+		in.Limits = traffic.Limits(relief.Tighten(s.Relief, s.Limits))
 	}
-	here := regionOf(states, r.Name, region)
-	// The arm is there from the declaration on, at no share, so that its clusters are warm before the first request.
-	known, ok := rollout.Canary(here)
-	if !ok || known.Version == in.Stable.Version || s.Version(known.Version) == nil {
-		return in
-	}
-	canary := arm(s, known.Version, region)
-	if canary.Digest != known.Digest { // the state is still about another build
-		return in
-	}
-	in.Canary = &canary
-	in.Weight = uint32(here.Weight)
-	in.Testers = rollout.Testers(here)
-	in.Lease = set.Policies[r.Policy].LeaseTTL
+	in.Failover = f.failover(s, region, in.Stable.Version, in.Weight)
 	return in
 }
 
-func regionOf(states []rollout.State, name, region string) rollout.Region {
-	for _, st := range states {
-		if st.Rollout == name {
-			return st.Regions[region]
+// beside puts the canary beside stable.
+func (f *facts) beside(in *traffic.Intent, s *spec.Service, region string) {
+	r := f.rollouts[site{region, s.Name}]
+	if r == nil {
+		return
+	}
+	here := f.here(r, region)
+	// The arm is there from the declaration on, at no share, so that its clusters are warm before the first request.
+	known, ok := rollout.Canary(here)
+	if !ok || known.Version == in.Stable.Version || s.Version(known.Version) == nil {
+		return
+	}
+	canary := f.arm(s, s.Version(known.Version), region)
+	if canary.Digest != known.Digest { // the state is still about another build
+		return
+	}
+	policy := f.set.Policies[r.Policy]
+	in.Canary = &canary
+	in.Weight = uint32(here.Weight)
+	in.Testers = rollout.Testers(here)
+	in.Lease = policy.LeaseTTL
+	if policy.Shadow != nil && len(s.Mirror.Methods) > 0 {
+		// The way of the copies is there with the arm, so that their beginning and end are a weight alone.
+		in.ShadowMethods, in.StripHeaders = s.Mirror.Methods, s.Mirror.StripHeaders
+		if in.Weight == 0 {
+			in.Shadow = uint32(here.Shadow)
 		}
 	}
-	return rollout.Region{}
-}
-
-// rolloutOf returns the rollout of a service in a region; documents allow one at most.
-func rolloutOf(set *spec.Set, service, region string) *spec.Rollout {
-	for _, r := range set.Rollouts {
-		if r.Service == service && slices.Contains(r.Regions, region) {
-			return r
-		}
-	}
-	return nil
-}
-
-func arm(s *spec.Service, version, region string) traffic.Arm {
-	v := s.Version(version)
-	a := traffic.Arm{Version: v.Name, Digest: v.Digest}
-	place := v.In(region)
-	if place == nil {
-		return a
-	}
-	byZone := map[string][]traffic.Endpoint{}
-	for _, e := range place.Endpoints {
-		byZone[e.Zone] = append(byZone[e.Zone], traffic.Endpoint{Host: e.Host, Port: e.Port})
-	}
-	for _, zone := range slices.Sorted(maps.Keys(byZone)) {
-		endpoints := byZone[zone]
-		slices.SortFunc(endpoints, func(a, b traffic.Endpoint) int {
-			return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Port, b.Port))
-		})
-		a.Localities = append(a.Localities, traffic.Locality{Region: region, Zone: zone, Endpoints: endpoints})
-	}
-	return a
-}
-
-// sameArms reports whether two plans of one set of documents name the same arms for every service.
-func sameArms(a, b traffic.Plan) bool {
-	return slices.EqualFunc(a.Intents, b.Intents, func(x, y traffic.Intent) bool {
-		if (x.Canary == nil) != (y.Canary == nil) {
-			return false
-		}
-		return x.Service == y.Service && sameArm(x.Stable, y.Stable) && (x.Canary == nil || sameArm(*x.Canary, *y.Canary))
-	})
-}
-
-func sameArm(a, b traffic.Arm) bool { return a.Version == b.Version && a.Digest == b.Digest }
-
-func sameWeights(a, b traffic.Plan) bool {
-	return slices.EqualFunc(a.Intents, b.Intents, func(x, y traffic.Intent) bool {
-		return x.Weight == y.Weight && x.Testers == y.Testers
-	})
 }

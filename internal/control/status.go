@@ -102,19 +102,6 @@ func (c *Controller) Watch(ctx context.Context, name string) (<-chan *aviaryv1.R
 	return out, nil
 }
 
-// Regions returns where every rollout stands in every region; nil when the controller does not run.
-func (c *Controller) Regions() map[string]map[string]rollout.Region {
-	out := map[string]map[string]rollout.Region{}
-	if c.call(context.Background(), func() {
-		for name, state := range c.states {
-			out[name] = maps.Clone(state.Regions)
-		}
-	}) != nil {
-		return nil
-	}
-	return out
-}
-
 func (c *Controller) effect(s *aviaryv1.RolloutStatus) {
 	if c.cfg.Effect == nil {
 		return
@@ -143,7 +130,7 @@ func (c *Controller) status(name string) *aviaryv1.RolloutStatus {
 		out.Version, out.Digest = cmp.Or(out.Version, here.Version), here.Digest
 		r := &aviaryv1.RegionStatus{
 			Region: region, Phase: phases[here.Phase], Reason: string(here.Reason), Message: here.Message,
-			Weight: uint32(here.Weight), Tries: here.Tries, Held: durationpb.New(here.Held),
+			Weight: uint32(here.Weight), Shadow: uint32(here.Shadow), Overdue: c.falls[place{name, region}].late, Tries: here.Tries, Held: durationpb.New(here.Held),
 			Stable: here.Stable.Version, Previous: here.Previous.Version,
 		}
 		if !here.Since.IsZero() {
@@ -153,11 +140,16 @@ func (c *Controller) status(name string) *aviaryv1.RolloutStatus {
 			r.Seen = timestamppb.New(here.SeenAt)
 		}
 		if policy != nil {
-			r.Steps = uint32(len(policy.Steps))
-			if here.Weight > 0 && here.Step < len(policy.Steps) {
-				step := policy.Steps[here.Step]
+			steps := policy.StepsIn(region)
+			r.Steps = uint32(len(steps))
+			r.Wave, r.Waves = uint32(policy.WaveOf(region)+1), uint32(len(policy.Waves))
+			switch {
+			case here.Weight > 0 && here.Step < len(steps):
+				step := steps[here.Step]
 				r.Step = uint32(here.Step) + 1
 				r.Hold, r.MinTries = durationpb.New(step.Hold), step.MinTries
+			case here.Phase == rollout.Shadowing && policy.Shadow != nil:
+				r.Hold, r.MinTries = durationpb.New(policy.Shadow.Hold), policy.Shadow.MinTries
 			}
 		}
 		if w := c.watches[place{name, region}]; w != nil && w.Judged {
@@ -182,12 +174,13 @@ var phases = map[rollout.Phase]aviaryv1.Phase{
 	rollout.Aborted:     aviaryv1.Phase_PHASE_ABORTED,
 	rollout.Promoted:    aviaryv1.Phase_PHASE_PROMOTED,
 	rollout.RolledBack:  aviaryv1.Phase_PHASE_ROLLED_BACK,
+	rollout.Shadowing:   aviaryv1.Phase_PHASE_SHADOWING,
 }
 
 // attention is the order in which phases call for it.
 var attention = []aviaryv1.Phase{
 	aviaryv1.Phase_PHASE_HALTED, aviaryv1.Phase_PHASE_RETREATED, aviaryv1.Phase_PHASE_ABORTED, aviaryv1.Phase_PHASE_ROLLED_BACK,
-	aviaryv1.Phase_PHASE_PAUSED, aviaryv1.Phase_PHASE_PROGRESSING, aviaryv1.Phase_PHASE_PENDING, aviaryv1.Phase_PHASE_PROMOTED,
+	aviaryv1.Phase_PHASE_PAUSED, aviaryv1.Phase_PHASE_PROGRESSING, aviaryv1.Phase_PHASE_SHADOWING, aviaryv1.Phase_PHASE_PENDING, aviaryv1.Phase_PHASE_PROMOTED,
 }
 
 func overall(regions []*aviaryv1.RegionStatus) aviaryv1.Phase {
