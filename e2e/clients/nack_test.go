@@ -67,7 +67,7 @@ func TestARefusedRouteLeavesTheLastGoodOne(t *testing.T) {
 			for _, c := range resource.Clusters(in, view) {
 				all = append(all, encoded(t, func() (*ads.Resource, error) { return ads.NewResource(c.Name, c) }))
 			}
-			for _, a := range resource.Assignments(in) {
+			for _, a := range resource.Assignments(in, view) {
 				all = append(all, encoded(t, func() (*ads.Resource, error) { return ads.NewResource(a.ClusterName, a) }))
 			}
 		}

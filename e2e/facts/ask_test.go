@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,7 @@ type answer struct {
 	version string
 	cookies []string
 	broken  bool // the body broke off
+	took    time.Duration
 }
 
 func (a answer) ok() bool { return a.status == http.StatusOK && !a.broken }
@@ -57,6 +59,21 @@ func (all answers) of(version string) (n int) {
 		}
 	}
 	return n
+}
+
+// took is how long the given part of them took at most, the quickest first.
+func (all answers) took(part float64) time.Duration {
+	var times []time.Duration
+	for _, a := range all {
+		times = append(times, a.took)
+	}
+	slices.Sort(times)
+	return times[int(part*float64(len(times)-1))]
+}
+
+// bad are those that failed.
+func (all answers) bad() answers {
+	return slices.DeleteFunc(slices.Clone(all), func(a answer) bool { return a.ok() })
 }
 
 func (all answers) String() string {
@@ -96,7 +113,9 @@ func (m *mesh) ask(t *testing.T, host string, a ask) answers {
 				if i >= a.n {
 					return
 				}
+				sent := time.Now()
 				all[i] = a.send(client, host, i)
+				all[i].took = time.Since(sent)
 			}
 		})
 	}

@@ -117,7 +117,7 @@ func newMesh(t *testing.T, o meshOptions) *mesh {
 }
 
 func start(o meshOptions) (*mesh, error) {
-	m := &mesh{log: &rig.Log{}, view: resource.View{Service: "front"}}
+	m := &mesh{log: &rig.Log{}, view: resource.View{Service: "front", Zone: "a"}}
 	m.keep.Store(true)
 	ok := false
 	defer func() {
@@ -297,16 +297,20 @@ func instance(t *testing.T, service, version string, p traffic.Protocol) *lab.In
 
 func arm(version string, instances ...*lab.Instance) traffic.Arm {
 	a := traffic.Arm{Version: version, Digest: "sha256:" + version}
-	if len(instances) == 0 {
-		return a
+	if len(instances) > 0 {
+		a.Localities = []traffic.Locality{at("eu-west", "a", instances...)}
 	}
-	l := traffic.Locality{Region: "eu-west", Zone: "a"}
-	for _, i := range instances {
-		at := netip.MustParseAddrPort(i.Address())
-		l.Endpoints = append(l.Endpoints, traffic.Endpoint{Host: at.Addr().String(), Port: uint32(at.Port())})
-	}
-	a.Localities = []traffic.Locality{l}
 	return a
+}
+
+// at is where instances are.
+func at(region, zone string, instances ...*lab.Instance) traffic.Locality {
+	l := traffic.Locality{Region: region, Zone: zone}
+	for _, i := range instances {
+		address := netip.MustParseAddrPort(i.Address())
+		l.Endpoints = append(l.Endpoints, traffic.Endpoint{Host: address.Addr().String(), Port: uint32(address.Port())})
+	}
+	return l
 }
 
 func ptr[T any](v T) *T { return &v }
@@ -354,7 +358,7 @@ func (s *shop) send() *given {
 		Region: "eu-west", Intents: []traffic.Intent{s.in}, Callers: map[string][]string{"front": {s.in.Service}},
 	}
 	v := s.m.view
-	g := &given{clusters: resource.Clusters(s.in, v), assignments: resource.Assignments(s.in), routes: resource.Routes(plan, v)}
+	g := &given{clusters: resource.Clusters(s.in, v), assignments: resource.Assignments(s.in, v), routes: resource.Routes(plan, v)}
 	g.values, g.ttl = resource.Layer(plan, v)
 	if s.change != nil {
 		s.change(g)

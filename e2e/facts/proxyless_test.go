@@ -19,28 +19,68 @@ import (
 	"github.com/aviary-mesh/aviary/xds/resource"
 )
 
-// A proxyless client has weights, testers and the time limit from its routes, and no net.
-func TestWhatAProxylessClientFollows(t *testing.T) {
+// proxyless is a server for proxyless clients.
+func proxyless(t *testing.T) *mesh {
+	t.Helper()
 	m := &mesh{view: resource.View{Service: "front", GRPC: true, Weights: resource.InRoutes}}
 	if err := m.serve(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.close)
-	s := newShop(t, m, traffic.GRPC)
-	s.in.TesterHeader, s.in.Testers, s.in.Timeout = "x-version-wanted", true, 500*time.Millisecond
-	s.at(2500)
+	return m
+}
+
+// dialProxyless is a client of the service that is configured by the server itself.
+func (s *shop) dialProxyless() *grpc.ClientConn {
+	s.t.Helper()
 	resolver, err := xds.NewXDSResolverWithConfigForTesting(fmt.Appendf(nil, `{
 		"xds_servers": [{"server_uri": %q, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
 		"node": {"id": "proxyless", "cluster": "front"}
-	}`, m.addr))
+	}`, s.m.addr))
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	conn, err := grpc.NewClient("xds:///"+s.in.Hosts[0], grpc.WithResolvers(resolver), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close() })
+	s.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// A proxyless client fails over within stable's cluster.
+func TestAProxylessClientFailsOver(t *testing.T) {
+	s := newShop(t, proxyless(t), traffic.GRPC)
+	north := instance(t, s.in.Service, "v0", traffic.GRPC)
+	s.in.Canary, s.in.NearestZone = nil, true
+	s.in.Failover = &traffic.Failover{Admit: traffic.Whole, Localities: []traffic.Locality{at("eu-north", "a", north)}}
+	s.at(0)
+	conn := s.dialProxyless()
+	answered := func() string {
+		version, err := call(conn)
+		if err != nil {
+			return err.Error()
+		}
+		return version
+	}
+	s.until("its region answers", func() bool { return answered() == "v1" })
+	s.set(s.v1, lab.Behavior{Refuse: true})
+	s.until("the neighbour answers", func() bool { return answered() == "v0" })
+	for range 100 {
+		if got := answered(); got != "v0" {
+			t.Fatalf("while its region is out: %s", got)
+		}
+	}
+	s.set(s.v1, lab.Behavior{})
+	s.until("its region is back", func() bool { return answered() == "v1" })
+}
+
+// A proxyless client has weights, testers and the time limit from its routes, and no net.
+func TestWhatAProxylessClientFollows(t *testing.T) {
+	s := newShop(t, proxyless(t), traffic.GRPC)
+	s.in.TesterHeader, s.in.Testers, s.in.Timeout = "x-version-wanted", true, 500*time.Millisecond
+	s.at(2500)
+	conn := s.dialProxyless()
 	calls := func(n int, wanted string) (v2, failed int, last error) {
 		t.Helper()
 		for range n {

@@ -44,6 +44,8 @@ type region struct {
 type bundle struct {
 	service string
 	grpc    bool
+	weights resource.WeightsIn
+	zone    string
 }
 
 func newDelivery(log *slog.Logger) *delivery {
@@ -132,13 +134,13 @@ func (r *region) build(v resource.View) (*ads.Snapshot, error) {
 		all = append(all, res)
 	}
 	for _, in := range resource.Intents(r.plan, v) {
-		b := bundle{in.Service, v.GRPC}
+		b := bundle{in.Service, v.GRPC, v.Weights, v.Zone}
 		if _, ok := r.bundles[b]; !ok {
 			before := len(all)
 			for _, c := range resource.Clusters(in, v) {
 				add(c.Name, c)
 			}
-			for _, a := range resource.Assignments(in) {
+			for _, a := range resource.Assignments(in, v) {
 				add(a.ClusterName, a)
 			}
 			r.bundles[b] = slices.Clone(all[before:])

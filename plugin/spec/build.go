@@ -94,7 +94,7 @@ func (p *Parsed) convert() {
 	name := p.Document.GetMetadata().GetName()
 	switch d := p.Document.GetSpec().(type) {
 	case *aviaryv1.Document_Region:
-		p.region = &Region{Name: name, Zones: slices.Clone(d.Region.GetZones())}
+		p.region = p.report.makeRegion(name, d.Region)
 	case *aviaryv1.Document_Service:
 		p.service = p.report.makeService(name, d.Service)
 	case *aviaryv1.Document_Policy:
@@ -102,7 +102,8 @@ func (p *Parsed) convert() {
 	case *aviaryv1.Document_Rollout:
 		p.rollout = &Rollout{
 			Name: name, Service: d.Rollout.GetService(), Version: d.Rollout.GetVersion(), Policy: d.Rollout.GetPolicy(),
-			Regions: slices.Sorted(slices.Values(d.Rollout.GetRegions())),
+			Regions:   slices.Sorted(slices.Values(d.Rollout.GetRegions())),
+			Fallbacks: slices.Clone(d.Rollout.GetFallbacks()),
 		}
 	}
 }
@@ -136,6 +137,7 @@ func (b *builder) set() *Set {
 	s := &Set{
 		Regions: map[string]*Region{}, Services: map[string]*Service{},
 		Policies: map[string]*Policy{}, Rollouts: map[string]*Rollout{},
+		claims: map[claim]*Rollout{},
 	}
 	for name, p := range b.regions {
 		s.Regions[name] = p.region
@@ -152,6 +154,9 @@ func (b *builder) set() *Set {
 			r.Regions = s.Services[r.Service].Version(r.Version).regions()
 		}
 		s.Rollouts[name] = &r
+		for _, region := range r.Regions {
+			s.claims[claim{r.Service, region}] = &r
+		}
 	}
 	return s
 }

@@ -3,11 +3,14 @@ package spec_test
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/aviary-mesh/aviary/plugin/spec"
 	aviaryv1 "github.com/aviary-mesh/aviary/proto/aviary/v1"
@@ -17,6 +20,12 @@ const header = "apiVersion: aviary.dev/v1\nkind: %s\nmetadata: {name: %s}\nspec:
 
 func source(file, kind, name, body string) spec.Source {
 	return spec.Source{File: file, Content: fmt.Appendf(nil, header, kind, name, body)}
+}
+
+// values compares sets by what they say.
+var values = cmp.Options{
+	cmpopts.IgnoreUnexported(spec.Set{}), cmpopts.EquateComparable(netip.Prefix{}),
+	cmp.Comparer(func(x, y float64) bool { return x-y < 1e-15 && y-x < 1e-15 }),
 }
 
 func TestDefaultsOfTheLeastDocuments(t *testing.T) {
@@ -49,6 +58,10 @@ func TestDefaultsOfTheLeastDocuments(t *testing.T) {
 					On:      []string{"5xx", "connect-failure", "refused-stream", "reset"},
 					Methods: []string{"GET", "HEAD", "OPTIONS"},
 				},
+				Mirror: spec.Mirror{
+					Methods:      []string{"GET", "HEAD", "OPTIONS"},
+					StripHeaders: []string{"authorization", "cookie", "proxy-authorization"},
+				},
 			},
 			"pay": {
 				Name: "pay", Hosts: []string{"pay.example"}, Protocol: spec.GRPC, Stable: "v1",
@@ -57,6 +70,7 @@ func TestDefaultsOfTheLeastDocuments(t *testing.T) {
 				Retries: spec.Retries{
 					On: []string{"5xx", "cancelled", "connect-failure", "internal", "refused-stream", "reset", "unavailable"},
 				},
+				Mirror: spec.Mirror{StripHeaders: []string{"authorization", "cookie", "proxy-authorization"}},
 			},
 		},
 		Policies: map[string]*spec.Policy{"plain": {
@@ -70,13 +84,13 @@ func TestDefaultsOfTheLeastDocuments(t *testing.T) {
 				Alpha: 0.001, ToleratedRatio: 1, ToleratedDifference: (1 - 0.999) / 10, LatencyFactor: 1.25,
 			},
 			BudgetShare: 0.1, HoldAfter: 5 * time.Second, RetreatAfter: 30 * time.Second, LeaseTTL: 10 * time.Second,
+			Waves: []spec.Wave{{Require: spec.Whole}}, OnHalt: spec.HaltHolds, RollbackWithin: 10 * time.Second, MinEndpoints: 5000,
 		}},
 		Rollouts: map[string]*spec.Rollout{"shop-v2": {
 			Name: "shop-v2", Service: "shop", Version: "v2", Policy: "plain", Regions: []string{"eu-west"},
 		}},
 	}
-	nearly := cmp.Comparer(func(x, y float64) bool { return x-y < 1e-15 && y-x < 1e-15 })
-	if diff := cmp.Diff(want, set, nearly); diff != "" {
+	if diff := cmp.Diff(want, set, values); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
@@ -135,7 +149,7 @@ func TestStoredDocumentsBuildTheSetOfTheirFiles(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if diff := cmp.Diff(fromFiles, set); diff != "" {
+		if diff := cmp.Diff(fromFiles, set, values); diff != "" {
 			t.Errorf("%s: -files +got:\n%s", name, diff)
 		}
 	}
@@ -152,16 +166,24 @@ func TestBatchReplacesStoredNamesakes(t *testing.T) {
 }
 
 func TestDeletionThatLeavesReferencesIsRefused(t *testing.T) {
-	var left []*aviaryv1.Document
-	for _, doc := range good(t) {
-		if spec.Kind(doc) != "Policy" {
-			left = append(left, doc)
-		}
-	}
-	_, err := spec.Build(left, nil)
-	want := `stored: Rollout/shop-v2: spec.policy: no policy "careful"`
-	if err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
+	for name, c := range map[string]struct{ of, without, want string }{
+		"a policy with a rollout": {"good", "Policy/careful", `stored: Rollout/shop-v2: spec.policy: no policy "careful"`},
+		"a region that others fail over to and a wave and a pace name": {"regions", "Region/us-east",
+			`stored: Policy/wide: spec.paces[0].regions[1]: no region "us-east"; known: ap-south, eu-north, eu-west
+stored: Policy/wide: spec.waves[0].regions[0]: no region "us-east"; known: ap-south, eu-north, eu-west
+stored: Region/eu-west: spec.failover[1]: no region "us-east"; known: ap-south, eu-north, eu-west
+stored: Service/pay: spec.versions[0].regions[1].region: no region "us-east"; known: ap-south, eu-north, eu-west`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			left := slices.DeleteFunc(whole(t, c.of), func(doc *aviaryv1.Document) bool { return spec.Key(doc) == c.without })
+			_, err := spec.Build(left, nil)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if diff := cmp.Diff(c.want, err.Error()); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
 	}
 }
 

@@ -1,7 +1,6 @@
 package spec_test
 
 import (
-	"bytes"
 	"flag"
 	"os"
 	"path/filepath"
@@ -20,8 +19,14 @@ var update = flag.Bool("update", false, "rewrite the golden files and drop those
 // good returns the documents of testdata/good: one complete batch.
 func good(t testing.TB) []*aviaryv1.Document {
 	t.Helper()
+	return whole(t, "good")
+}
+
+// whole returns the documents of a directory of testdata that is one batch.
+func whole(t testing.TB, name string) []*aviaryv1.Document {
+	t.Helper()
 	var files []spec.Source
-	for _, path := range glob(t, "testdata/good/*.yaml") {
+	for _, path := range glob(t, "testdata/"+name+"/*.yaml") {
 		files = append(files, spec.Source{File: path, Content: read(t, path)})
 	}
 	batch, _, err := spec.Load(nil, files)
@@ -40,7 +45,7 @@ func documents(batch []*spec.Parsed) []*aviaryv1.Document {
 }
 
 // Each testdata/cases/NAME.yaml is loaded as a batch of one file; NAME.txt says what comes of it: every error, or the
-// documents as they are understood. A first line "# over: good" stores the good batch before.
+// documents as they are understood. A first line "# over: good" stores the batch of testdata/good before.
 func TestCases(t *testing.T) {
 	inputs := glob(t, "testdata/cases/*.yaml")
 	for _, input := range inputs {
@@ -48,8 +53,9 @@ func TestCases(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(input), ".yaml"), func(t *testing.T) {
 			content := read(t, input)
 			var stored []*aviaryv1.Document
-			if bytes.HasPrefix(content, []byte("# over: good\n")) {
-				stored = good(t)
+			first, _, _ := strings.Cut(string(content), "\n")
+			if name, ok := strings.CutPrefix(first, "# over: "); ok {
+				stored = whole(t, name)
 			}
 			got := outcome(t, stored, filepath.Base(input), content)
 			if *update {

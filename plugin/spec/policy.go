@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,6 +23,8 @@ const (
 	defaultHoldAfter      = 5 * time.Second
 	defaultRetreatAfter   = 30 * time.Second
 	defaultLeaseTTL       = 10 * time.Second
+	defaultRollback       = 10 * time.Second
+	defaultMinEndpoints   = Whole / 2
 	// defaultDifference is the part of 1 - Target that is tolerated between the arms.
 	defaultDifference = 0.1
 )
@@ -52,11 +55,20 @@ func (r *report) makePolicy(name string, d *aviaryv1.PolicySpec) *Policy {
 		Name:         name,
 		Window:       seconds(d.GetAvailability().GetWindow(), defaultWindow),
 		Errors:       r.errorClasses(d.GetErrors()),
-		Steps:        r.steps(d.GetSteps()),
+		Steps:        r.steps("spec.steps", d.GetSteps()),
 		BudgetShare:  defaultBudgetShare,
 		HoldAfter:    seconds(d.GetNoData().GetHoldAfter(), defaultHoldAfter),
 		RetreatAfter: seconds(d.GetNoData().GetRetreatAfter(), defaultRetreatAfter),
 		LeaseTTL:     seconds(d.GetLease().GetTtl(), defaultLeaseTTL),
+
+		Shadow: r.shadow(d.GetShadow()),
+		Waves:  r.waves(d.GetWaves()),
+		Paces:  r.paces(d.GetPaces()),
+		OnHalt: cmp.Or(OnHalt(d.GetOnHalt()), HaltHolds),
+
+		RollbackWithin: seconds(d.GetRollback().GetWithin(), defaultRollback),
+		MinEndpoints:   r.share("spec.minAvailability.endpoints", d.GetMinAvailability().GetEndpoints(), 0, defaultMinEndpoints),
+		MinRegions:     int(d.GetMinAvailability().GetRegions()),
 	}
 	p.Target = r.percent("spec.availability.target", d.GetAvailability().GetTarget(), "above 0% and below 100%",
 		func(x float64) bool { return x > 0 && x < 1 })
@@ -114,19 +126,42 @@ func (r *report) percent(field, text, rangeWords string, ok func(float64) bool) 
 	return x
 }
 
-func (r *report) steps(declared []*aviaryv1.Step) []Step {
+// least is the smallest share there is.
+const least Share = 1
+
+// share reads a share from low to 100%, or is unset when there is no text.
+func (r *report) share(field, text string, low, unset Share) Share {
+	if text == "" {
+		return unset
+	}
+	share, err := ParseShare(text)
+	switch {
+	case errors.Is(err, errTooFine):
+		r.fault(field, "expected a share in steps of 0.01%%, found %s", quote(text))
+	case err != nil || share < low:
+		r.fault(field, "expected a share from %q to \"100%%\", found %s", low, quote(text))
+	}
+	return share
+}
+
+func (r *report) shadow(d *aviaryv1.Shadow) *Shadow {
+	if d == nil {
+		return nil
+	}
+	return &Shadow{
+		Share:    r.share("spec.shadow.share", d.GetShare(), least, 0),
+		Hold:     d.GetHold().AsDuration(),
+		MinTries: uint64(orDefault(d.MinTries, defaultMinTries)),
+	}
+}
+
+func (r *report) steps(list string, declared []*aviaryv1.Step) []Step {
 	var out []Step
 	var highest Share
 	for i, d := range declared {
-		path := fmt.Sprintf("spec.steps[%d]", i)
-		field := path + ".share"
-		share, err := ParseShare(d.GetShare())
-		switch {
-		case errors.Is(err, errTooFine):
-			r.fault(field, "expected a share in steps of 0.01%%, found %s", quote(d.GetShare()))
-		case err != nil || share == 0:
-			r.fault(field, "expected %s, found %s", texts["aviary.v1.Step.share"], quote(d.GetShare()))
-		case share <= highest:
+		field := fmt.Sprintf("%s[%d].share", list, i)
+		share := r.share(field, d.GetShare(), least, 0)
+		if share <= highest {
 			r.fault(field, "expected more than %s, the share of a step before, found %s", highest, share)
 		}
 		highest = max(highest, share)

@@ -38,7 +38,8 @@ func (r *report) violation(v *protovalidate.Violation) {
 		return
 	}
 	rule := v.Proto.GetRuleId()
-	missing := rule == "required" || fd.Kind() == protoreflect.StringKind && !fd.IsList() && v.FieldValue.String() == ""
+	missing := rule == "required" || !fd.IsList() && (fd.Kind() == protoreflect.StringKind && v.FieldValue.String() == "" ||
+		fd.Kind() == protoreflect.Uint32Kind && !fd.HasPresence() && v.FieldValue.Uint() == 0)
 	switch {
 	case rule == "repeated.unique":
 		r.repeats(field, v.FieldValue.List())

@@ -2,9 +2,7 @@ package spec
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +18,8 @@ const (
 	defaultCheckTimeout   = time.Second
 	defaultUnhealthyAfter = 3
 	defaultHealthyAfter   = 2
+	defaultReliefAfter    = 2 * time.Second
+	defaultReliefUntil    = 30 * time.Second
 )
 
 // makeService sets the defaults of a service and checks what its fields mean together.
@@ -36,11 +36,15 @@ func (r *report) makeService(name string, d *aviaryv1.ServiceSpec) *Service {
 			Cookie:    d.GetStickiness().GetCookie().GetName(),
 			CookieTTL: d.GetStickiness().GetCookie().GetTtl().AsDuration(),
 		},
-		Calls: slices.Clone(d.GetCalls()),
+		Calls:       slices.Clone(d.GetCalls()),
+		Residency:   slices.Sorted(slices.Values(d.GetResidency())),
+		NearestZone: d.GetZones() == aviaryv1.Zones_ZONES_NEAREST,
+		Relief:      r.relief(d.GetRelief()),
 	}
 	r.versions(s, d.GetVersions())
 	r.limitsOfTime(s, d)
 	r.retries(s, d.GetRetries())
+	r.mirror(s, d.GetMirror())
 	if h := d.GetHealthCheck(); h != nil {
 		s.HealthCheck = &HealthCheck{
 			Path:           h.GetPath(),
@@ -106,89 +110,59 @@ func (r *report) retries(s *Service, d *aviaryv1.Retries) {
 			s.Retries.On = append(s.Retries.On, "cancelled", "internal", "unavailable")
 		}
 	}
-	for i, method := range d.GetMethods() {
-		if s.Protocol == GRPC && method != "POST" {
-			r.fault(fmt.Sprintf("spec.retries.methods[%d]", i), "expected POST, the method of every grpc call, found %s", quote(method))
-		}
-	}
+	s.Retries.Methods = r.methods("spec.retries.methods", s.Protocol, d.GetMethods())
 	if s.Protocol == GRPC && len(d.GetOn()) > 0 && len(d.GetMethods()) == 0 {
 		r.fault("spec.retries.methods", "missing: expected [POST] beside on, for no grpc call is retried without it")
 	}
-	s.Retries.Methods = slices.Clone(d.GetMethods())
-	if len(s.Retries.Methods) == 0 && s.Protocol != GRPC {
-		s.Retries.Methods = []string{"GET", "HEAD", "OPTIONS"}
-	}
 	slices.Sort(s.Retries.On)
-	slices.Sort(s.Retries.Methods)
+}
+
+// methods are the declared ones, sorted, or those that change nothing: of grpc, whose every call is a POST, none.
+func (r *report) methods(field string, p Protocol, declared []string) []string {
+	for i, method := range declared {
+		if p == GRPC && method != "POST" {
+			r.fault(fmt.Sprintf("%s[%d]", field, i), "expected POST, the method of every grpc call, found %s", quote(method))
+		}
+	}
+	if len(declared) == 0 && p != GRPC {
+		return []string{"GET", "HEAD", "OPTIONS"}
+	}
+	return slices.Sorted(slices.Values(declared))
+}
+
+// credentials are taken off every copy.
+var credentials = []string{"authorization", "cookie", "proxy-authorization"}
+
+func (r *report) mirror(s *Service, d *aviaryv1.Mirror) {
+	for i, header := range d.GetStripHeaders() {
+		if header == "host" || header == "x-aviary-shadow" {
+			r.fault(fmt.Sprintf("spec.mirror.stripHeaders[%d]", i), "expected a header that a copy can go without, found %s", quote(header))
+		}
+	}
+	s.Mirror = Mirror{
+		Methods:      r.methods("spec.mirror.methods", s.Protocol, d.GetMethods()),
+		StripHeaders: slices.Compact(slices.Sorted(slices.Values(slices.Concat(credentials, d.GetStripHeaders())))),
+	}
+}
+
+func (r *report) relief(d *aviaryv1.Relief) *Relief {
+	if d == nil {
+		return nil
+	}
+	if d.Pending == nil && d.InProgress == nil && d.Overflows == nil {
+		r.fault("spec.relief", "missing: expected at least one of pending, inProgress, overflows")
+	}
+	return &Relief{
+		Pending:    uint64(d.GetPending()),
+		InProgress: uint64(d.GetInProgress()),
+		Overflows:  d.GetOverflows(),
+		After:      seconds(d.GetAfter(), defaultReliefAfter),
+		Until:      seconds(d.GetUntil(), defaultReliefUntil),
+		Tighten:    r.share("spec.relief.tighten", d.GetTighten(), least, Whole),
+		Shed:       r.share("spec.relief.shed", d.GetShed(), 0, 0),
+	}
 }
 
 func protocolName(p Protocol) string {
 	return enumName(aviaryv1.Protocol(p).Descriptor().Values().ByNumber(aviaryv1.Protocol(p).Number()))
-}
-
-func (r *report) versions(s *Service, declared []*aviaryv1.Version) {
-	first := map[string]int{}
-	for i, d := range declared {
-		path := fmt.Sprintf("spec.versions[%d]", i)
-		if j, ok := first[d.GetName()]; ok && d.GetName() != "" {
-			r.fault(path+".name", "expected each version once, found the name %q of versions[%d]", d.GetName(), j)
-		} else {
-			first[d.GetName()] = i
-		}
-		s.Versions = append(s.Versions, Version{
-			Name: d.GetName(), Digest: d.GetDigest(), Placements: r.placements(path, d.GetRegions()),
-		})
-	}
-	if s.Stable != "" && s.Version(s.Stable) == nil && !r.wrong("spec.versions") {
-		r.fault("spec.stable", "no version %q%s", clip(s.Stable), instead(s.Stable, keys(first)))
-	}
-}
-
-func (r *report) placements(path string, declared []*aviaryv1.Placement) []Placement {
-	var out []Placement
-	first, taken := map[string]int{}, map[netip.AddrPort]string{}
-	for i, d := range declared {
-		at := fmt.Sprintf("%s.regions[%d]", path, i)
-		if j, ok := first[d.GetRegion()]; ok && d.GetRegion() != "" {
-			r.fault(at+".region", "expected each region once, found %q of regions[%d]", clip(d.GetRegion()), j)
-		} else {
-			first[d.GetRegion()] = i
-		}
-		p := Placement{Region: d.GetRegion(), Capacity: d.GetCapacity()}
-		for j, e := range d.GetEndpoints() {
-			field := fmt.Sprintf("%s.endpoints[%d].address", at, j)
-			address, err := parseAddress(e.GetAddress())
-			if err != nil {
-				r.fault(field, "expected %s, found %s: %v", texts["aviary.v1.Endpoint.address"], quote(e.GetAddress()), err)
-				continue
-			}
-			if before, ok := taken[address]; ok {
-				r.fault(field, "expected each address once in a version, found %s of %s", address, before)
-			} else {
-				taken[address] = strings.TrimSuffix(strings.TrimPrefix(field, path+"."), ".address")
-			}
-			p.Endpoints = append(p.Endpoints, Endpoint{
-				Zone: e.GetZone(), Host: address.Addr().String(), Port: uint32(address.Port()),
-			})
-		}
-		out = append(out, p)
-	}
-	slices.SortStableFunc(out, func(a, b Placement) int { return cmp.Compare(a.Region, b.Region) })
-	return out
-}
-
-// parseAddress reads "IP:port" and says what is wrong with one that nobody can connect to.
-func parseAddress(text string) (netip.AddrPort, error) {
-	address, err := netip.ParseAddrPort(text)
-	switch {
-	case err != nil:
-		return address, errors.New("not IP:port")
-	case address.Port() == 0:
-		return address, errors.New("port 0 cannot be connected to")
-	case address.Addr().Zone() != "":
-		return address, errors.New("an interface means nothing on another machine")
-	case address.Addr().IsUnspecified() || address.Addr().IsMulticast():
-		return address, errors.New("no host has this address")
-	}
-	return address, nil
 }

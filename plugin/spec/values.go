@@ -18,6 +18,25 @@ type Set struct {
 	Services map[string]*Service
 	Policies map[string]*Policy
 	Rollouts map[string]*Rollout
+
+	// claims are the rollouts by service and region; nil in a set that Build did not make.
+	claims map[claim]*Rollout
+}
+
+// claim is what one rollout at most may have.
+type claim struct{ service, region string }
+
+// RolloutOf returns the rollout of a service in a region, nil when there is none.
+func (s *Set) RolloutOf(service, region string) *Rollout {
+	if s.claims != nil {
+		return s.claims[claim{service, region}]
+	}
+	for _, r := range s.Rollouts {
+		if r.Service == service && slices.Contains(r.Regions, region) {
+			return r
+		}
+	}
+	return nil
 }
 
 // Region is a place that serves traffic and fails on its own.
@@ -34,15 +53,8 @@ type Region struct {
 
 // Has reports whether an address may be in the region.
 func (r *Region) Has(address netip.Addr) bool {
-	if len(r.Networks) == 0 {
-		return true
-	}
-	for _, n := range r.Networks {
-		if n.Contains(address) {
-			return true
-		}
-	}
-	return false
+	address = address.Unmap() // an IPv4 address in IPv6's form is in no IPv4 network
+	return len(r.Networks) == 0 || slices.ContainsFunc(r.Networks, func(n netip.Prefix) bool { return n.Contains(address) })
 }
 
 // Protocol is how the endpoints of a service speak.

@@ -10,22 +10,36 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-const aName = `a name of lower-case letters, digits and "-", 63 at most`
+const (
+	aName   = `a name of lower-case letters, digits and "-", 63 at most`
+	aMethod = "an HTTP method in capitals, such as GET"
+	aShare  = `a share from "0.01%" to "100%"`
+	aPart   = `a share from "0%" to "100%"`
+)
 
 // texts says what each field that holds text expects; for a list, each item of it.
 var texts = map[protoreflect.FullName]string{
 	"aviary.v1.Metadata.name":                 aName,
 	"aviary.v1.RegionSpec.zones":              aName,
+	"aviary.v1.RegionSpec.jurisdiction":       `the name of a jurisdiction, of letters, digits and "-", such as EU`,
+	"aviary.v1.RegionSpec.failover":           "the name of another region",
+	"aviary.v1.RegionSpec.networks":           "an address range such as 10.1.0.0/16 or fd00::/8",
 	"aviary.v1.ServiceSpec.hosts":             "a host name in lower case without a port, such as shop.example or *.shop.example",
 	"aviary.v1.ServiceSpec.stable":            "the name of a version",
 	"aviary.v1.ServiceSpec.tester_header":     "the name of a header in lower case, such as x-version",
 	"aviary.v1.ServiceSpec.calls":             "the name of a service",
+	"aviary.v1.ServiceSpec.residency":         "the jurisdiction of a region",
+	"aviary.v1.Mirror.methods":                aMethod,
+	"aviary.v1.Mirror.strip_headers":          "the name of a header in lower case, such as x-user",
+	"aviary.v1.Relief.tighten":                aShare,
+	"aviary.v1.Relief.shed":                   aPart,
 	"aviary.v1.Version.name":                  aName,
 	"aviary.v1.Version.digest":                "algorithm:value, such as sha256:0c2f",
 	"aviary.v1.Placement.region":              "the name of a region",
+	"aviary.v1.ZoneWeight.zone":               "the name of a zone of the region",
 	"aviary.v1.Endpoint.zone":                 "the name of a zone of the region",
-	"aviary.v1.Endpoint.address":              "an IP address and port, such as 10.1.2.3:8080 or [::1]:8080",
-	"aviary.v1.Retries.methods":               "an HTTP method in capitals, such as GET",
+	"aviary.v1.Endpoint.address":              "an IP address or a DNS name, and a port, such as 10.1.2.3:8080, [::1]:8080 or shop.example:8080",
+	"aviary.v1.Retries.methods":               aMethod,
 	"aviary.v1.Stickiness.header":             "the name of a header in lower case, such as x-user",
 	"aviary.v1.Cookie.name":                   `a cookie name of letters, digits, "_" and "-"`,
 	"aviary.v1.HealthCheck.path":              `a path that begins with "/"`,
@@ -34,12 +48,18 @@ var texts = map[protoreflect.FullName]string{
 	"aviary.v1.ErrorClasses.http":             "a status such as 503 or a class such as 5xx",
 	"aviary.v1.ErrorClasses.grpc":             "a gRPC status in capitals, such as UNAVAILABLE",
 	"aviary.v1.ErrorClasses.flags":            "a response flag of Envoy, such as UF",
-	"aviary.v1.Step.share":                    `a share from "0.01%" to "100%"`,
+	"aviary.v1.Step.share":                    aShare,
+	"aviary.v1.Shadow.share":                  aShare,
+	"aviary.v1.Wave.regions":                  "the name of a region",
+	"aviary.v1.Wave.require":                  aShare,
+	"aviary.v1.Pace.regions":                  "the name of a region",
+	"aviary.v1.MinAvailability.endpoints":     aPart,
 	"aviary.v1.Analysis.tolerated_difference": `a percentage such as "0.01%"`,
 	"aviary.v1.RolloutSpec.service":           "the name of a service",
 	"aviary.v1.RolloutSpec.version":           "the name of a version",
 	"aviary.v1.RolloutSpec.policy":            "the name of a policy",
 	"aviary.v1.RolloutSpec.regions":           "the name of a region",
+	"aviary.v1.RolloutSpec.fallbacks":         "the name of a version",
 }
 
 // percents are the fields whose text is a percentage.
@@ -47,6 +67,11 @@ var percents = map[protoreflect.FullName]bool{
 	"aviary.v1.PolicySpec.budget_share":       true,
 	"aviary.v1.Availability.target":           true,
 	"aviary.v1.Step.share":                    true,
+	"aviary.v1.Shadow.share":                  true,
+	"aviary.v1.Wave.require":                  true,
+	"aviary.v1.MinAvailability.endpoints":     true,
+	"aviary.v1.Relief.tighten":                true,
+	"aviary.v1.Relief.shed":                   true,
 	"aviary.v1.Analysis.tolerated_difference": true,
 }
 
@@ -55,12 +80,17 @@ var numberIsText = map[protoreflect.FullName]bool{"aviary.v1.ErrorClasses.http":
 
 // emptyMeansDefault are the lists that would be filled with their default if an empty one were accepted.
 var emptyMeansDefault = map[protoreflect.FullName]bool{
-	"aviary.v1.Retries.on":          true,
-	"aviary.v1.Retries.methods":     true,
-	"aviary.v1.ErrorClasses.http":   true,
-	"aviary.v1.ErrorClasses.grpc":   true,
-	"aviary.v1.ErrorClasses.flags":  true,
-	"aviary.v1.RolloutSpec.regions": true,
+	"aviary.v1.RegionSpec.networks":   true,
+	"aviary.v1.ServiceSpec.residency": true,
+	"aviary.v1.Mirror.methods":        true,
+	"aviary.v1.PolicySpec.waves":      true,
+	"aviary.v1.Wave.regions":          true,
+	"aviary.v1.Retries.on":            true,
+	"aviary.v1.Retries.methods":       true,
+	"aviary.v1.ErrorClasses.http":     true,
+	"aviary.v1.ErrorClasses.grpc":     true,
+	"aviary.v1.ErrorClasses.flags":    true,
+	"aviary.v1.RolloutSpec.regions":   true,
 }
 
 // want says what a field (or an item of a list) expects.
@@ -88,6 +118,8 @@ func noun(fd protoreflect.FieldDescriptor) string {
 		return "retry class"
 	case "http", "grpc":
 		return "status"
+	case "residency":
+		return "jurisdiction"
 	default:
 		return strings.TrimSuffix(name, "s")
 	}

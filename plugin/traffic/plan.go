@@ -58,7 +58,7 @@ type Intent struct {
 	// Weight is the canary's part of Whole; stable has the rest.
 	Weight uint32
 	// Shadow is the part of Whole that is copied to the canary, of requests with ShadowMethods; 0 unless Weight is 0. Copies
-	// go without StripHeaders.
+	// go without StripHeaders. Without ShadowMethods there is no way for copies at all.
 	Shadow                      uint32
 	ShadowMethods, StripHeaders []string
 	// Failover is where stable's requests go beside its own region; nil is nowhere.
@@ -105,7 +105,9 @@ type Arm struct {
 // Locality groups endpoints.
 type Locality struct {
 	Region, Zone string
-	Priority     uint32
+	// Version that runs there; "" is the arm's. In another region stable may be another one than here.
+	Version  string
+	Priority uint32
 	// Weight among the localities of its priority; 0 is the number of endpoints.
 	Weight    uint32
 	Endpoints []Endpoint

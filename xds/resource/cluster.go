@@ -26,43 +26,90 @@ const (
 	defaultRetries = 10_000
 )
 
-// Clusters returns the clusters of a service for a view: stable, and with a canary its own cluster and the arm.
+// Clusters returns the clusters of a service for a view: stable, with failover those that reach other regions, and with a
+// canary its own cluster, the arm and the shadow. They depend on the view's kind alone: GRPC and Weights.
 func Clusters(in traffic.Intent, v View) []*clusterv3.Cluster {
-	stable := endpointsCluster(in, StableCluster(in.Service, in.Stable.Version), v)
-	stable.OutlierDetection = &clusterv3.OutlierDetection{
-		// Of stable an endpoint is ejected for being down (unreachable, 502, 503, 504), not for its errors; never more than
-		// half, and never the only one. Envoy counts the endpoint to be ejected: under 50 % two would never lose one.
-		EnforcingConsecutive_5Xx: wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0),
-		ConsecutiveGatewayFailure: wrapperspb.UInt32(5), EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),
-		MaxEjectionPercent: wrapperspb.UInt32(50), BaseEjectionTime: durationpb.New(10 * time.Second),
+	all := []*clusterv3.Cluster{stableCluster(in, v)}
+	if v.failsOver(in) {
+		all = append(all, remoteCluster(in, v), everywhereCluster(in), shedCluster(in))
 	}
-	all := []*clusterv3.Cluster{stable}
 	if in.Canary == nil {
 		return all
 	}
-	canary := endpointsCluster(in, CanaryCluster(in.Service, in.Canary.Version), v)
-	canary.OutlierDetection = &clusterv3.OutlierDetection{
+	all = append(all, canaryCluster(in, v))
+	if !v.GRPC {
+		all = append(all, armCluster(in))
+	}
+	if v.shadows(in) {
+		all = append(all, shadowCluster(in, v))
+	}
+	return all
+}
+
+func stableCluster(in traffic.Intent, v View) *clusterv3.Cluster {
+	c := endpointsCluster(in, StableCluster(in.Service, in.Stable.Version), v, in.Stable.Localities)
+	// Never more than half is ejected, and never the only one. Envoy counts the endpoint to be ejected: under 50 % two would
+	// never lose one.
+	c.OutlierDetection = ejectDown(50)
+	if v.failsOver(in) {
+		failOverFrom(c)
+	} else if v.grpcFailsOver(in) {
+		c.OutlierDetection = ejectDown(100)
+	}
+	return c
+}
+
+// ejectDown is what stable's endpoints are ejected for: being down (unreachable, 502, 503, 504), not for their errors.
+func ejectDown(percent uint32) *clusterv3.OutlierDetection {
+	return &clusterv3.OutlierDetection{
+		EnforcingConsecutive_5Xx: wrapperspb.UInt32(0), EnforcingSuccessRate: wrapperspb.UInt32(0),
+		ConsecutiveGatewayFailure: wrapperspb.UInt32(5), EnforcingConsecutiveGatewayFailure: wrapperspb.UInt32(100),
+		MaxEjectionPercent: wrapperspb.UInt32(percent), BaseEjectionTime: durationpb.New(10 * time.Second),
+	}
+}
+
+func canaryCluster(in traffic.Intent, v View) *clusterv3.Cluster {
+	c := endpointsCluster(in, CanaryCluster(in.Service, in.Canary.Version), v, in.Canary.Localities)
+	c.OutlierDetection = &clusterv3.OutlierDetection{
 		Consecutive_5Xx: wrapperspb.UInt32(5), EnforcingConsecutive_5Xx: wrapperspb.UInt32(100), EnforcingSuccessRate: wrapperspb.UInt32(0),
 		Interval: durationpb.New(time.Second), BaseEjectionTime: durationpb.New(30 * time.Second),
 		MaxEjectionPercent: wrapperspb.UInt32(100),
 		// What answers its health check and fails its users stays out.
 		SuccessfulActiveHealthCheckUnejectHost: wrapperspb.Bool(false),
 	}
-	canary.CommonLbConfig = hardlyPanic()
-	// Envoy takes the first ejection at once and gathers those of the next second: each must count at once.
-	canary.CommonLbConfig.UpdateMergeWindow = durationpb.New(0)
-	if in.HangLimit > 0 && !v.GRPC {
-		// On the canary's cluster, so that a slow healthy stable is not cut.
-		options(canary, in.Protocol, &corev3.HttpProtocolOptions{MaxStreamDuration: durationpb.New(in.HangLimit)})
-	}
-	all = append(all, canary)
-	if !v.GRPC {
-		all = append(all, armCluster(in))
-	}
-	return all
+	ejectionsCount(c)
+	hanging(c, in, v)
+	return c
 }
 
-func endpointsCluster(in traffic.Intent, name string, v View) *clusterv3.Cluster {
+// hanging bounds a try on the canary. It does so on the canary's cluster, so that a slow healthy stable is not cut.
+func hanging(c *clusterv3.Cluster, in traffic.Intent, v View) {
+	if in.HangLimit > 0 && !v.GRPC {
+		options(c, in.Protocol, &corev3.HttpProtocolOptions{MaxStreamDuration: durationpb.New(in.HangLimit)})
+	}
+}
+
+// balancing is the part of a cluster that says how it spreads requests.
+func balancing(c *clusterv3.Cluster) *clusterv3.Cluster_CommonLbConfig {
+	if c.CommonLbConfig == nil {
+		c.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{}
+	}
+	return c.CommonLbConfig
+}
+
+// ejectionsCount has every endpoint that is out count at once: Envoy takes the first change of health at once and gathers
+// those of the next second.
+func ejectionsCount(c *clusterv3.Cluster) {
+	hardlyPanic(c)
+	balancing(c).UpdateMergeWindow = durationpb.New(0)
+}
+
+// hardlyPanic has endpoints that are out left alone as long as one is in. When all are out any may still be tried.
+func hardlyPanic(c *clusterv3.Cluster) {
+	balancing(c).HealthyPanicThreshold = &typev3.Percent{Value: 1}
+}
+
+func endpointsCluster(in traffic.Intent, name string, v View, localities []traffic.Locality) *clusterv3.Cluster {
 	c := &clusterv3.Cluster{
 		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
@@ -78,42 +125,47 @@ func endpointsCluster(in traffic.Intent, name string, v View) *clusterv3.Cluster
 	// An endpoint that is declared no longer gets no more requests, even if it still answers its health check.
 	c.IgnoreHealthOnHostRemoval = true
 	options(c, in.Protocol, nil)
+	if weighs(in, localities) {
+		balancing(c).LocalityConfigSpecifier = &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
+			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
+		}
+	}
 	return c
 }
 
 // armCluster sends the first try to the canary and, with the route's retries, the next to stable.
-//
-// It is an aggregate cluster. Envoy has a composite cluster for just this, but of 1.40 it crashes when one is changed or
-// removed under load: its workers read a cluster that the main thread has freed.
 func armCluster(in traffic.Intent) *clusterv3.Cluster {
 	retries := in.Limits.Retries
 	if retries == 0 {
 		retries = defaultRetries
 	}
-	return &clusterv3.Cluster{
-		Name: ArmCluster(in.Service, in.Canary.Version),
+	c := aggregate(ArmCluster(in.Service, in.Canary.Version),
+		CanaryCluster(in.Service, in.Canary.Version), StableCluster(in.Service, in.Stable.Version))
+	// Retries are charged to the arm, whose default of three at once would save next to nothing.
+	c.CircuitBreakers = &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+		RetryBudget: &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
+			BudgetPercent: &typev3.Percent{Value: 100}, MinRetryConcurrency: wrapperspb.UInt32(retries),
+		},
+	}}}
+	return c
+}
+
+// aggregate is a cluster of the endpoints of others, the first one's first.
+//
+// Envoy has a composite cluster for just what the arm does, but of 1.40 it crashes when one is changed or removed under
+// load: its workers read a cluster that the main thread has freed.
+func aggregate(name string, of ...string) *clusterv3.Cluster {
+	c := &clusterv3.Cluster{
+		Name: name,
 		ClusterDiscoveryType: &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
-			Name: "envoy.clusters.aggregate",
-			TypedConfig: packed(&aggregatev3.ClusterConfig{Clusters: []string{
-				CanaryCluster(in.Service, in.Canary.Version), StableCluster(in.Service, in.Stable.Version),
-			}}),
+			Name:        "envoy.clusters.aggregate",
+			TypedConfig: packed(&aggregatev3.ClusterConfig{Clusters: of}),
 		}},
 		LbPolicy:       clusterv3.Cluster_CLUSTER_PROVIDED,
 		ConnectTimeout: durationpb.New(connectTimeout),
-		CommonLbConfig: hardlyPanic(),
-		// Retries are charged to the arm, whose default of three at once would save next to nothing.
-		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
-			RetryBudget: &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
-				BudgetPercent: &typev3.Percent{Value: 100}, MinRetryConcurrency: wrapperspb.UInt32(retries),
-			},
-		}}},
 	}
-}
-
-// hardlyPanic has endpoints that are out left alone as long as one is in. When all of both versions are out, the arm may
-// still try any.
-func hardlyPanic() *clusterv3.Cluster_CommonLbConfig {
-	return &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: 1}}
+	hardlyPanic(c)
+	return c
 }
 
 // breakers are the service's limits. No retry is charged to a version's own cluster: what fails on stable is not tried

@@ -1,6 +1,8 @@
 package resource
 
 import (
+	"cmp"
+
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -9,24 +11,61 @@ import (
 	"github.com/aviary-mesh/aviary/plugin/traffic"
 )
 
-// Assignments returns the endpoints of the service's clusters: stable, and the canary's when there is one. A version
-// without endpoints has an empty assignment, so that its cluster does not wait for one.
-func Assignments(in traffic.Intent) []*endpointv3.ClusterLoadAssignment {
-	all := []*endpointv3.ClusterLoadAssignment{assignment(in.Service, StableCluster(in.Service, in.Stable.Version), in.Stable, false)}
-	if in.Canary != nil {
-		all = append(all, assignment(in.Service, CanaryCluster(in.Service, in.Canary.Version), *in.Canary, true))
+// Assignments returns the endpoints of the service's clusters for a view. A version without endpoints has an empty
+// assignment, so that its cluster does not wait for one. They depend on the view's kind, GRPC and Weights, and its Zone.
+func Assignments(in traffic.Intent, v View) []*endpointv3.ClusterLoadAssignment {
+	zone := ""
+	if in.NearestZone {
+		zone = v.Zone
+	}
+	stable := ranked(in.Stable.Localities, 0, zone)
+	if v.grpcFailsOver(in) {
+		next := uint32(0)
+		if len(stable) > 0 {
+			next = stable[len(stable)-1].Priority + 1
+		}
+		stable = append(stable, ranked(in.Failover.Localities, next, "")...)
+	}
+	all := []*endpointv3.ClusterLoadAssignment{assignment(in, StableCluster(in.Service, in.Stable.Version), in.Stable.Version, stable)}
+	if v.failsOver(in) {
+		all = append(all, assignment(in, RemoteCluster(in.Service, in.Stable.Version), in.Stable.Version,
+			ranked(in.Failover.Localities, 0, "")))
+	}
+	if in.Canary == nil {
+		return all
+	}
+	localities := leaning(in.Canary.Localities, zone)
+	canary := assignment(in, CanaryCluster(in.Service, in.Canary.Version), in.Canary.Version, localities)
+	for _, group := range canary.Endpoints {
+		for _, e := range group.LbEndpoints {
+			// It gives the arm's statistics of the canary alone (cluster.<arm>.canary.*).
+			e.Metadata.FilterMetadata["envoy.lb"] = &structpb.Struct{Fields: map[string]*structpb.Value{"canary": structpb.NewBoolValue(true)}}
+		}
+	}
+	all = append(all, canary)
+	if v.shadows(in) {
+		shadow := assignment(in, ShadowCluster(in.Service, in.Canary.Version), in.Canary.Version, localities)
+		for _, group := range shadow.Endpoints {
+			for _, e := range group.LbEndpoints {
+				// Copies are counted by their cluster. An Envoy that logs their tries must not have them taken for the canary's.
+				e.Metadata = nil
+			}
+		}
+		all = append(all, shadow)
 	}
 	return all
 }
 
-func assignment(service, cluster string, arm traffic.Arm, canary bool) *endpointv3.ClusterLoadAssignment {
+func assignment(in traffic.Intent, cluster, version string, localities []traffic.Locality) *endpointv3.ClusterLoadAssignment {
 	out := &endpointv3.ClusterLoadAssignment{ClusterName: cluster}
-	for _, l := range arm.Localities {
+	if in.Failover != nil || weighs(in, localities) {
+		out.Policy = &endpointv3.ClusterLoadAssignment_Policy{OverprovisioningFactor: wrapperspb.UInt32(overprovisioned)}
+	}
+	for _, l := range localities {
 		group := &endpointv3.LocalityLbEndpoints{
-			Locality: &corev3.Locality{Region: l.Region, Zone: l.Zone},
-			Priority: l.Priority,
-			// gRPC clients pass over a locality that has no weight.
-			LoadBalancingWeight: wrapperspb.UInt32(uint32(max(len(l.Endpoints), 1))),
+			Locality:            &corev3.Locality{Region: l.Region, Zone: l.Zone},
+			Priority:            l.Priority,
+			LoadBalancingWeight: wrapperspb.UInt32(weight(l)),
 		}
 		for _, e := range l.Endpoints {
 			group.LbEndpoints = append(group.LbEndpoints, &endpointv3.LbEndpoint{
@@ -35,7 +74,7 @@ func assignment(service, cluster string, arm traffic.Arm, canary bool) *endpoint
 						Address: e.Host, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: e.Port},
 					}},
 				}}},
-				Metadata: metadata(service, arm.Version, canary),
+				Metadata: metadata(in.Service, cmp.Or(l.Version, version), l.Region),
 			})
 		}
 		out.Endpoints = append(out.Endpoints, group)
@@ -43,15 +82,14 @@ func assignment(service, cluster string, arm traffic.Arm, canary bool) *endpoint
 	return out
 }
 
-// metadata tells the access log of each try whose it was (TryLogs). The canary's mark gives the arm's statistics of the
-// canary alone (cluster.<arm>.canary.*).
-func metadata(service, version string, canary bool) *corev3.Metadata {
+// overprovisioned, in per cent, is Envoy's own default, said aloud as failover hangs on it: a priority keeps all its requests
+// until more than 1 - 1/1.4 = 29 % of its endpoints are out, and then sends on what the rest could not carry.
+const overprovisioned = 140
+
+// metadata tells the access log of each try whose it was (TryLogs).
+func metadata(service, version, region string) *corev3.Metadata {
 	text := func(s string) *structpb.Value { return structpb.NewStringValue(s) }
-	m := &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
-		"aviary": {Fields: map[string]*structpb.Value{"service": text(service), "version": text(version)}},
+	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
+		"aviary": {Fields: map[string]*structpb.Value{"service": text(service), "version": text(version), "region": text(region)}},
 	}}
-	if canary {
-		m.FilterMetadata["envoy.lb"] = &structpb.Struct{Fields: map[string]*structpb.Value{"canary": structpb.NewBoolValue(true)}}
-	}
-	return m
 }

@@ -39,7 +39,7 @@ func render(t *testing.T, plan traffic.Plan, v View) rendered {
 		for _, c := range Clusters(in, v) {
 			r.Clusters = append(r.Clusters, plain(t, c))
 		}
-		for _, a := range Assignments(in) {
+		for _, a := range Assignments(in, v) {
 			r.Assignments = append(r.Assignments, plain(t, a))
 		}
 	}

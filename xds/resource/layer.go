@@ -16,34 +16,54 @@ func weightKey(service, cluster string) string { return weightsPrefix(service) +
 // testersKey is the fraction of testers' requests that reach the canary: all or none.
 func testersKey(service string) string { return "aviary." + service + ".testers" }
 
-// Layer returns the values of the runtime layer of a view: all keys of every split, which sum to traffic.Whole, and for
-// each canary whether testers reach it. The lease is the shortest of the canaries that get anything; 0 when none does.
+// shadowKey is the fraction of requests that are copied.
+func shadowKey(service string) string { return "aviary." + service + ".shadow" }
+
+// shedLease is how long requests go to other regions when nobody renews it and no canary says how long.
+const shedLease = 10 * time.Second
+
+// Layer returns the values of the runtime layer of a view: all keys of every split, which sum to traffic.Whole, for each
+// canary whether testers reach it, and the part of requests that is copied. The lease is the shortest of the canaries that
+// get anything, and without one there is still a lease while requests are shed; 0 is none.
 func Layer(plan traffic.Plan, v View) (values *structpb.Struct, lease time.Duration) {
 	values = &structpb.Struct{Fields: map[string]*structpb.Value{}}
+	shed := false
 	for _, in := range Intents(plan, v) {
+		if !v.splits(in) {
+			continue
+		}
+		for _, s := range shares(in, v, live) {
+			values.Fields[weightKey(in.Service, s.cluster)] = structpb.NewNumberValue(float64(s.weight))
+		}
+		shed = shed || v.failsOver(in) && in.Failover.Shed > 0
 		if in.Canary == nil {
 			continue
 		}
-		testers := in.Testers && in.TesterHeader != ""
-		values.Fields[weightKey(in.Service, StableCluster(in.Service, in.Stable.Version))] = structpb.NewNumberValue(float64(traffic.Whole - in.Weight))
-		values.Fields[weightKey(in.Service, v.target(in))] = structpb.NewNumberValue(float64(in.Weight))
+		gets := in.Weight > 0
 		if in.TesterHeader != "" {
-			values.Fields[testersKey(in.Service)] = fraction(testers)
+			n := uint32(0)
+			if in.Testers {
+				n, gets = traffic.Whole, true
+			}
+			values.Fields[testersKey(in.Service)] = fraction(n)
 		}
-		if (in.Weight > 0 || testers) && (lease == 0 || in.Lease < lease) {
+		if v.shadows(in) {
+			values.Fields[shadowKey(in.Service)] = fraction(in.Shadow)
+			gets = gets || in.Shadow > 0
+		}
+		if gets && (lease == 0 || in.Lease < lease) {
 			lease = in.Lease
 		}
+	}
+	if shed && lease == 0 {
+		lease = shedLease
 	}
 	return values, lease
 }
 
-func fraction(all bool) *structpb.Value {
-	n := 0.0
-	if all {
-		n = traffic.Whole
-	}
+func fraction(n uint32) *structpb.Value {
 	return structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{
-		"numerator": structpb.NewNumberValue(n), "denominator": structpb.NewStringValue("TEN_THOUSAND"),
+		"numerator": structpb.NewNumberValue(float64(n)), "denominator": structpb.NewStringValue("TEN_THOUSAND"),
 	}})
 }
 
@@ -51,4 +71,9 @@ func fraction(all bool) *structpb.Value {
 // the routes' values hold.
 func Weight(values *structpb.Struct, service, version string) uint32 {
 	return uint32(values.GetFields()[weightKey(service, ArmCluster(service, version))].GetNumberValue())
+}
+
+// Shadow returns the part of a service's requests that a layer's values have copied; 0 when they do not say.
+func Shadow(values *structpb.Struct, service string) uint32 {
+	return uint32(values.GetFields()[shadowKey(service)].GetStructValue().GetFields()["numerator"].GetNumberValue())
 }

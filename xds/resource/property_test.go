@@ -2,7 +2,6 @@ package resource
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	aggregatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/aggregate/v3"
 	"google.golang.org/protobuf/proto"
@@ -20,122 +20,43 @@ import (
 	"github.com/aviary-mesh/aviary/plugin/traffic"
 )
 
-// someDuration may be 0, which is "none" in an intent.
-func someDuration(t *rapid.T, label string) time.Duration {
-	return time.Duration(rapid.IntRange(0, 5000).Draw(t, label)) * time.Millisecond
-}
-
-func someOf(t *rapid.T, label string, all ...string) []string {
-	if len(all) == 0 {
-		return nil
-	}
-	picked := rapid.SliceOfNDistinct(rapid.SampledFrom(all), 0, len(all), rapid.ID[string]).Draw(t, label)
-	slices.Sort(picked)
-	return picked
-}
-
-func someArm(t *rapid.T, version string) traffic.Arm {
-	arm := traffic.Arm{Version: version}
-	for priority := range rapid.IntRange(0, 2).Draw(t, "localities") {
-		l := traffic.Locality{Region: "eu-west", Zone: "a", Priority: uint32(priority)}
-		for n := range rapid.IntRange(0, 3).Draw(t, "endpoints") {
-			l.Endpoints = append(l.Endpoints, traffic.Endpoint{Host: fmt.Sprintf("10.%d.0.%d", priority, n), Port: 80})
-		}
-		arm.Localities = append(arm.Localities, l)
-	}
-	return arm
-}
-
-func someIntent(t *rapid.T, service string) traffic.Intent {
-	in := traffic.Intent{
-		Service:      service,
-		Hosts:        []string{service + ".example", "*." + service + ".example"}[:rapid.IntRange(1, 2).Draw(t, "hosts")],
-		Protocol:     rapid.SampledFrom([]traffic.Protocol{traffic.HTTP, traffic.HTTP2, traffic.GRPC}).Draw(t, "protocol"),
-		Stable:       someArm(t, "v1"),
-		Timeout:      someDuration(t, "timeout"),
-		HangLimit:    someDuration(t, "hang limit"),
-		RetryOn:      someOf(t, "retry on", "5xx", "reset", "unavailable"),
-		RetryMethods: someOf(t, "methods", "GET", "HEAD", "POST"),
-		TesterHeader: rapid.SampledFrom([]string{"", "x-version"}).Draw(t, "tester header"),
-		Limits:       traffic.Limits{Retries: rapid.SampledFrom([]uint32{0, 1, 500}).Draw(t, "retries")},
-	}
-	switch rapid.IntRange(0, 2).Draw(t, "sticky") {
-	case 1:
-		in.StickyHeader = "x-user"
-	case 2:
-		in.StickyCookie, in.CookieTTL = "user", someDuration(t, "cookie ttl")
-	}
-	if rapid.Bool().Draw(t, "health") {
-		in.Health = &traffic.Health{Interval: time.Second, Timeout: time.Second, UnhealthyAfter: 3, HealthyAfter: 2,
-			Path: rapid.SampledFrom([]string{"", "/healthz"}).Draw(t, "path")}
-	}
-	if rapid.Bool().Draw(t, "canary") {
-		arm := someArm(t, "v2")
-		in.Canary = &arm
-		in.Weight = rapid.Uint32Range(0, traffic.Whole).Draw(t, "weight")
-		in.Testers = rapid.Bool().Draw(t, "testers")
-		in.Lease = time.Second + someDuration(t, "lease")
-	}
-	return in
-}
-
-func somePlan(t *rapid.T) traffic.Plan {
-	services := someOf(t, "services", "cart", "shop", "mail.api")
-	plan := traffic.Plan{Region: "eu-west", Callers: map[string][]string{"front": someOf(t, "calls", services...)}}
-	for _, service := range services {
-		plan.Intents = append(plan.Intents, someIntent(t, service))
-	}
-	return plan
-}
-
-func someView(t *rapid.T) View {
-	v := View{Service: "front"}
-	if rapid.Bool().Draw(t, "grpc") {
-		v.GRPC, v.Weights = true, InRoutes
-		return v
-	}
-	v.Gateway = rapid.Bool().Draw(t, "gateway")
-	v.Weights = rapid.SampledFrom([]WeightsIn{InLayer, InRoutes}).Draw(t, "weights in")
-	v.Port = rapid.SampledFrom([]uint32{0, 9000}).Draw(t, "port")
-	return v
-}
-
 // given is all that a view is given.
 type given struct {
 	messages []proto.Message
 	clusters map[string]*clusterv3.Cluster
-	assigned map[string]bool
-	splits   map[string]*routev3.WeightedCluster // by virtual host, which has the service's name
-	routed   []string                            // clusters that routes name
-	stable   map[string]bool                     // clusters that carry a stable version
+	assigned map[string]*endpointv3.ClusterLoadAssignment
+	splits   map[string][]*routev3.WeightedCluster // by virtual host, which has the service's name
+	routed   []string                              // clusters that routes and mirrors name
 }
 
 func give(plan traffic.Plan, v View) given {
-	g := given{clusters: map[string]*clusterv3.Cluster{}, assigned: map[string]bool{}, splits: map[string]*routev3.WeightedCluster{},
-		stable: map[string]bool{}}
+	g := given{clusters: map[string]*clusterv3.Cluster{}, assigned: map[string]*endpointv3.ClusterLoadAssignment{},
+		splits: map[string][]*routev3.WeightedCluster{}}
 	for _, l := range Listeners(plan, v) {
 		g.messages = append(g.messages, l)
 	}
 	for _, in := range Intents(plan, v) {
-		g.stable[StableCluster(in.Service, in.Stable.Version)] = true
 		for _, c := range Clusters(in, v) {
 			g.messages = append(g.messages, c)
 			g.clusters[c.Name] = c
 		}
-		for _, a := range Assignments(in) {
+		for _, a := range Assignments(in, v) {
 			g.messages = append(g.messages, a)
-			g.assigned[a.ClusterName] = true
+			g.assigned[a.ClusterName] = a
 		}
 	}
 	for _, config := range Routes(plan, v) {
 		g.messages = append(g.messages, config)
 		for _, host := range config.VirtualHosts {
 			for _, r := range host.Routes {
+				for _, m := range r.GetRoute().RequestMirrorPolicies {
+					g.routed = append(g.routed, m.Cluster)
+				}
 				if name := r.GetRoute().GetCluster(); name != "" {
 					g.routed = append(g.routed, name)
 				}
 				if split := r.GetRoute().GetWeightedClusters(); split != nil {
-					g.splits[host.Name] = split
+					g.splits[host.Name] = append(g.splits[host.Name], split)
 					for _, c := range split.Clusters {
 						g.routed = append(g.routed, c.Name)
 					}
@@ -199,7 +120,11 @@ func check(t *rapid.T, m proto.Message) {
 	walk(m.ProtoReflect())
 }
 
+func role(cluster string) string { return strings.Split(cluster, "/")[1] }
+
 func TestWhatAViewIsGivenHoldsTogether(t *testing.T) {
+	// What each kind of cluster is made of; the others have endpoints.
+	made := map[string][]string{"arm": {"canary", "stable"}, "everywhere": {"stable", "remote"}, "shed": {"remote", "stable"}}
 	rapid.Check(t, func(t *rapid.T) {
 		plan, v := somePlan(t), someView(t)
 		g := give(plan, v)
@@ -213,21 +138,77 @@ func TestWhatAViewIsGivenHoldsTogether(t *testing.T) {
 		}
 		for name, c := range g.clusters {
 			parts := members(t, c)
+			var roles []string
 			for _, part := range parts {
 				if g.clusters[part] == nil {
 					t.Fatalf("%s is made of %s, which is not there", name, part)
 				}
+				roles = append(roles, role(part))
 			}
-			if needs := c.GetType() == clusterv3.Cluster_EDS; needs != g.assigned[name] {
+			if needs := c.GetType() == clusterv3.Cluster_EDS; needs != (g.assigned[name] != nil) {
 				t.Fatalf("%s: asks for endpoints: %v, has some: %v", name, needs, g.assigned[name])
 			}
 			switch {
 			case v.GRPC && len(parts) > 0:
-				t.Fatalf("%s: a gRPC client has no arm", name)
-			case len(parts) > 0 && (len(parts) != tries || !g.stable[parts[len(parts)-1]]):
+				t.Fatalf("%s: a gRPC client has no aggregates", name)
+			case !slices.Equal(roles, made[role(name)]):
 				t.Fatalf("%s is made of %v", name, parts)
-			case g.stable[name] && strings.Contains(c.String(), "max_stream_duration"):
+			case role(name) == "stable" && strings.Contains(c.String(), "max_stream_duration"):
 				t.Fatalf("%s: stable has a limit of a try", name)
+			}
+		}
+	})
+}
+
+// A canary and its shadow stay in their region, and in one priority, so that a retry passes over all of the canary. No
+// priority is left out, which clients refuse. Versions and regions of tries are those of the endpoints that they met.
+func TestEndpointsAreWhereTheyBelong(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		plan, v := somePlan(t), someView(t)
+		declared := map[string]traffic.Intent{}
+		for _, in := range plan.Intents {
+			declared[in.Service] = in
+		}
+		for name, a := range give(plan, v).assigned {
+			in := declared[strings.Split(name, "/")[0]]
+			highest := uint32(0)
+			for i, group := range a.Endpoints {
+				if next := group.Priority; i == 0 && next != 0 || next != highest && next != highest+1 {
+					t.Fatalf("%s: priority %d follows %d", name, next, highest)
+				}
+				highest = group.Priority
+				region, version := group.Locality.Region, map[string]string{"stable": "v1", "remote": "v1", "canary": "v2"}[role(name)]
+				home := region == plan.Region
+				switch {
+				case !home && slices.Contains([]string{"canary", "shadow"}, role(name)), home && role(name) == "remote",
+					!home && role(name) == "stable" && (!v.GRPC || in.Failover.Admit < traffic.Whole):
+					t.Fatalf("%s has endpoints in %s", name, region)
+				case group.Priority > 0 && slices.Contains([]string{"canary", "shadow"}, role(name)):
+					t.Fatalf("%s has priorities", name)
+				case group.LoadBalancingWeight.GetValue() == 0:
+					t.Fatalf("%s: %s has no weight", name, group.Locality)
+				}
+				if home && role(name) == "stable" && in.NearestZone && v.Zone != "" &&
+					(group.Priority == 0) != (group.Locality.Zone == v.Zone || a.Endpoints[0].Locality.Zone != v.Zone) {
+					t.Fatalf("%s: zone %s has priority %d for a caller in %s", name, group.Locality.Zone, group.Priority, v.Zone)
+				}
+				if !home {
+					for _, l := range in.Failover.Localities {
+						if l.Region == region {
+							version = cmp.Or(l.Version, version)
+						}
+					}
+				}
+				for _, e := range group.LbEndpoints {
+					says := e.GetMetadata().GetFilterMetadata()["aviary"].AsMap()
+					want := map[string]any{"service": in.Service, "version": version, "region": region}
+					if role(name) == "shadow" {
+						want = map[string]any{}
+					}
+					if !maps.Equal(says, want) {
+						t.Fatalf("%s: an endpoint says %v, want %v", name, says, want)
+					}
+				}
 			}
 		}
 	})
@@ -239,53 +220,142 @@ func TestWeightsAreWholeAndTheLayerNamesTheSplits(t *testing.T) {
 		g := give(plan, v)
 		values, lease := Layer(plan, v)
 		var want []string
-		shortest := time.Duration(0)
+		shortest, sheds := time.Duration(0), false
 		for _, in := range Intents(plan, v) {
-			split := g.splits[in.Service]
-			if (in.Canary != nil) != (split != nil) {
-				t.Fatalf("%s: a canary: %v, a split: %v", in.Service, in.Canary != nil, split)
+			failsOver := in.Failover != nil && !v.GRPC
+			if splits := in.Canary != nil || failsOver; splits != (len(g.splits[in.Service]) > 0) {
+				t.Fatalf("%s: a split is wanted: %v, there are %v", in.Service, splits, g.splits[in.Service])
 			}
-			if split == nil {
-				continue
-			}
-			total, layered := uint32(0), uint32(0)
-			for i, c := range split.Clusters {
-				total += c.Weight.GetValue()
-				key := "aviary." + in.Service + "." + c.Name
-				want = append(want, key)
-				layered += uint32(values.Fields[key].GetNumberValue())
-				if stable := StableCluster(in.Service, in.Stable.Version); (i == 0) != (c.Name == stable) {
-					t.Fatalf("%s: %s is number %d of the split", in.Service, c.Name, i)
+			for i, split := range g.splits[in.Service] {
+				total, layered := uint32(0), uint32(0)
+				var roles []string
+				for _, c := range split.Clusters {
+					total += c.Weight.GetValue()
+					key := "aviary." + in.Service + "." + c.Name
+					if i == 0 {
+						want = append(want, key)
+					}
+					layered += uint32(values.Fields[key].GetNumberValue())
+					roles = append(roles, role(c.Name))
+				}
+				if total != traffic.Whole || layered != traffic.Whole {
+					t.Fatalf("%s: the routes' weights sum to %d, the layer's to %d", in.Service, total, layered)
+				}
+				order := []string{"stable"}
+				if failsOver {
+					order = []string{"shed", "stable", "everywhere"}
+				}
+				if in.Canary != nil {
+					order = append(order, role(v.target(in)))
+				}
+				if !slices.Equal(roles, order) {
+					t.Fatalf("%s: a split of %v, want %v", in.Service, roles, order)
+				}
+				prefix := "aviary." + in.Service
+				if v.Weights == InRoutes {
+					prefix = ""
+				}
+				if split.RuntimeKeyPrefix != prefix {
+					t.Fatalf("%s: prefix %q, want %q", in.Service, split.RuntimeKeyPrefix, prefix)
+				}
+				for _, c := range split.Clusters {
+					routed, live := c.Weight.GetValue(), uint32(values.Fields["aviary."+in.Service+"."+c.Name].GetNumberValue())
+					leased := slices.Contains([]string{"shed", "arm"}, role(c.Name))
+					switch {
+					case v.Weights == InRoutes && routed != live:
+						t.Fatalf("%s: %d of the requests, want %d", c.Name, routed, live)
+					case v.Weights == InLayer && leased && routed != 0:
+						t.Fatalf("%s: without the layer it has %d of the requests", c.Name, routed)
+					}
 				}
 			}
-			if total != traffic.Whole || layered != traffic.Whole {
-				t.Fatalf("%s: the routes' weights sum to %d, the layer's to %d", in.Service, total, layered)
+			if in.Canary != nil {
+				if got := Weight(values, in.Service, "v2"); !v.GRPC && got != in.Weight {
+					t.Fatalf("%s: the layer's weight is read as %d, want %d", in.Service, got, in.Weight)
+				}
+				if in.TesterHeader != "" {
+					want = append(want, "aviary."+in.Service+".testers")
+				}
+				shadows := v.Weights == InLayer && len(in.ShadowMethods) > 0
+				if shadows {
+					want = append(want, "aviary."+in.Service+".shadow")
+					if got := Shadow(values, in.Service); got != in.Shadow {
+						t.Fatalf("%s: %d is copied, want %d", in.Service, got, in.Shadow)
+					}
+				}
+				if in.Weight > 0 || in.Testers && in.TesterHeader != "" || shadows && in.Shadow > 0 {
+					shortest = min(cmp.Or(shortest, in.Lease), in.Lease)
+				}
 			}
-			canary := split.Clusters[1].Weight.GetValue()
-			switch {
-			case v.Weights == InLayer && (canary != 0 || split.RuntimeKeyPrefix != "aviary."+in.Service):
-				t.Fatalf("%s: without the layer %d of the requests reach the canary, prefix %q", in.Service, canary, split.RuntimeKeyPrefix)
-			case v.Weights == InRoutes && (canary != in.Weight || split.RuntimeKeyPrefix != ""):
-				t.Fatalf("%s: %d of the requests reach the canary, prefix %q, want %d", in.Service, canary, split.RuntimeKeyPrefix, in.Weight)
-			}
-			if v.Weights == InLayer && Weight(values, in.Service, in.Canary.Version) != in.Weight {
-				t.Fatalf("%s: the layer's weight is read as %d, want %d", in.Service, Weight(values, in.Service, in.Canary.Version), in.Weight)
-			}
-			if in.TesterHeader != "" {
-				want = append(want, testersKey(in.Service))
-			}
-			if in.Weight > 0 || in.Testers && in.TesterHeader != "" {
-				shortest = min(cmp.Or(shortest, in.Lease), in.Lease)
-			}
+			sheds = sheds || failsOver && in.Failover.Shed > 0
 		}
 		slices.Sort(want)
 		if got := slices.Sorted(maps.Keys(values.Fields)); !slices.Equal(got, want) {
 			t.Fatalf("the layer has %v, want %v", got, want)
 		}
+		if shortest == 0 && sheds {
+			shortest = 10 * time.Second
+		}
 		if lease != shortest {
 			t.Fatalf("a lease of %v, want %v", lease, shortest)
 		}
 	})
+}
+
+// A user who is on the canary stays there when its neighbours have more or less room, or its region more or less to do.
+func TestFailoverMovesNobodyOffTheCanary(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in, v := someIntent(t, "shop"), someView(t)
+		if in.Failover == nil || in.Canary == nil {
+			t.Skip()
+		}
+		// begins is where the arm's part of the hash space does; it goes on to the end.
+		begins := func() (at uint32) {
+			all := shares(in, v, live)
+			for _, s := range all[:len(all)-1] {
+				at += s.weight
+			}
+			if last := all[len(all)-1]; last.cluster != v.target(in) || at+last.weight != traffic.Whole {
+				t.Fatalf("%v", all)
+			}
+			return at
+		}
+		before := begins()
+		f := *in.Failover
+		f.Admit, f.Shed = 500*rapid.Uint32Range(0, 20).Draw(t, "admit later"), rapid.Uint32Range(0, traffic.Whole).Draw(t, "shed later")
+		in.Failover = &f
+		if after := begins(); after != before {
+			t.Fatalf("the arm began at %d and begins at %d", before, after)
+		}
+	})
+}
+
+// With every endpoint of the own region out, exactly the admitted part of what is not the canary's may go on.
+func TestTheSplitBoundsTheFailover(t *testing.T) {
+	for _, c := range []struct {
+		name                                 string
+		weight, admit, shed                  uint32
+		wantShed, wantStable, wantEverywhere uint32
+	}{
+		{"all", 0, 10_000, 0, 0, 0, 10_000},
+		{"nothing", 0, 0, 0, 0, 10_000, 0},
+		{"a part", 500, 3000, 0, 0, 6650, 2850},
+		{"rounded down", 125, 3500, 0, 0, 6419, 3456},
+		{"a part beside what is shed", 1000, 5000, 3000, 3000, 3000, 3000},
+		{"more is shed than the canary leaves", 4000, 10_000, 9000, 6000, 0, 0},
+		{"the canary has all", 10_000, 10_000, 500, 0, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := traffic.Intent{Service: "shop", Stable: traffic.Arm{Version: "v1"}, Canary: &traffic.Arm{Version: "v2"}, Weight: c.weight,
+				Failover: &traffic.Failover{Admit: c.admit, Shed: c.shed}}
+			want := []share{
+				{"shop/shed/v1", c.wantShed}, {"shop/stable/v1", c.wantStable}, {"shop/everywhere/v1", c.wantEverywhere}, {"shop/arm/v2", c.weight},
+			}
+			if got := shares(in, View{}, live); !slices.Equal(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
+	}
 }
 
 // What is given for stable must not depend on the canary: else a canary that begins, widens or ends would have Envoy make
@@ -294,8 +364,8 @@ func TestACanaryLeavesStableAlone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in, v := someIntent(t, "shop"), someView(t)
 		without := in
-		without.Canary, without.Weight, without.Testers = nil, 0, false
-		if !proto.Equal(Clusters(in, v)[0], Clusters(without, v)[0]) || !proto.Equal(Assignments(in)[0], Assignments(without)[0]) {
+		without.Canary, without.Weight, without.Shadow, without.Testers = nil, 0, 0, false
+		if !proto.Equal(Clusters(in, v)[0], Clusters(without, v)[0]) || !proto.Equal(Assignments(in, v)[0], Assignments(without, v)[0]) {
 			t.Fatal("stable's cluster is another one beside a canary")
 		}
 	})
@@ -310,8 +380,15 @@ func TestALeasedWeightIsInTheLayerAlone(t *testing.T) {
 		}
 		before := give(plan, v)
 		for i := range plan.Intents {
-			if in := &plan.Intents[i]; in.Canary != nil {
-				in.Weight, in.Testers = rapid.Uint32Range(0, traffic.Whole).Draw(t, "weight"), !in.Testers
+			in := &plan.Intents[i]
+			if in.Canary != nil {
+				someShares(t, in)
+				in.Testers = !in.Testers
+			}
+			if in.Failover != nil {
+				f := *in.Failover
+				f.Shed = rapid.Uint32Range(0, traffic.Whole).Draw(t, "shed later")
+				in.Failover = &f
 			}
 		}
 		after := give(plan, v)

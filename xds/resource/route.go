@@ -62,7 +62,7 @@ func routes(in traffic.Intent, v View) []*routev3.Route {
 		all = testers(in, v)
 	}
 	if in.StickyCookie == "" || in.Canary == nil || v.GRPC { // gRPC clients split at random
-		return append(all, split(in, v))
+		return append(all, mirrored(in, v, split(in, v))...)
 	}
 	known, fresh := split(in, v), split(in, v)
 	known.Match.Headers = []*routev3.HeaderMatcher{{
@@ -82,7 +82,7 @@ func routes(in traffic.Intent, v View) []*routev3.Route {
 		Header:       &corev3.HeaderValue{Key: "set-cookie", Value: cookie(in.StickyCookie, in.CookieTTL)},
 		AppendAction: corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD,
 	}}
-	return append(all, known, fresh)
+	return append(append(all, mirrored(in, v, known)...), mirrored(in, v, fresh)...)
 }
 
 func cookie(name string, ttl time.Duration) string {
@@ -112,7 +112,11 @@ func testers(in traffic.Intent, v View) []*routev3.Route {
 			Action: &routev3.Route_Route{Route: action},
 		}
 	}
-	all := []*routev3.Route{named(in.Stable.Version, StableCluster(in.Service, in.Stable.Version))}
+	stable := StableCluster(in.Service, in.Stable.Version)
+	if v.failsOver(in) {
+		stable = EverywhereCluster(in.Service, in.Stable.Version)
+	}
+	all := []*routev3.Route{named(in.Stable.Version, stable)}
 	if in.Canary == nil || v.Weights == InRoutes && !in.Testers {
 		return all
 	}
@@ -124,36 +128,6 @@ func testers(in traffic.Intent, v View) []*routev3.Route {
 		}
 	}
 	return append(all, canary)
-}
-
-// split sends each request to stable or to the canary's arm. Stable comes first and the total never changes, so that
-// nobody falls off the canary when it widens.
-func split(in traffic.Intent, v View) *routev3.Route {
-	a := action(in, v)
-	stable := StableCluster(in.Service, in.Stable.Version)
-	if in.Canary == nil {
-		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: stable}
-	} else {
-		weight := uint32(0) // what holds when the layer is gone
-		if v.Weights == InRoutes {
-			weight = in.Weight
-		}
-		split := &routev3.WeightedCluster{Clusters: []*routev3.WeightedCluster_ClusterWeight{
-			{Name: stable, Weight: wrapperspb.UInt32(traffic.Whole - weight)},
-			{Name: v.target(in), Weight: wrapperspb.UInt32(weight)},
-		}}
-		if v.Weights == InLayer {
-			split.RuntimeKeyPrefix = weightsPrefix(in.Service)
-		}
-		if !v.GRPC && (in.StickyHeader != "" || in.StickyCookie != "") {
-			split.RandomValueSpecifier = &routev3.WeightedCluster_UseHashPolicy{UseHashPolicy: wrapperspb.Bool(true)}
-		}
-		a.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: split}
-		if in.StickyHeader != "" && !v.GRPC {
-			a.HashPolicy = headerHash(in.StickyHeader)
-		}
-	}
-	return &routev3.Route{Match: &routev3.RouteMatch{PathSpecifier: everyPath()}, Action: &routev3.Route_Route{Route: a}}
 }
 
 func headerHash(name string) []*routev3.RouteAction_HashPolicy {

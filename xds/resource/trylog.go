@@ -18,8 +18,8 @@ const ended = "has(response.backend_latency)"
 
 // TryLogs are the access logs of the router filter (upstream_log). Each try adds one to the counter "aviary.tries" and
 // one value to one of the histograms "aviary.try_us" (answers read to their end, from the start of the try, in
-// microseconds) and "aviary.cut_ms" (all others, in milliseconds, rounded down). All three have the tags service, version
-// (both from the metadata of the endpoint), status ("0": no answer), grpc ("": none) and flags ("-": none).
+// microseconds) and "aviary.cut_ms" (all others, in milliseconds, rounded down). All three have the tags service, version,
+// region (these from the metadata of the endpoint), status ("0": no answer), grpc ("": none) and flags ("-": none).
 func TryLogs() []*accesslogv3.AccessLog {
 	return []*accesslogv3.AccessLog{
 		statsLog(nil, &statslogv3.Config{Counters: []*statslogv3.Config_Counter{{
@@ -41,7 +41,7 @@ func TryLogs() []*accesslogv3.AccessLog {
 
 // RequestLog is an access log of the connection manager (access_log): the counter "aviary.cut_requests" of requests that
 // ended before their answer did through no doing of the last try: by a timeout (UT, SI, DT) or by the caller (DC, DR, DPE).
-// It has the tags service and version of that try, and flags. The log of the try itself cannot tell them apart: it has
+// It has the tags service, version and region of that try, and flags. The log of the try itself cannot tell them apart: it has
 // neither status nor flags of such an end.
 func RequestLog() *accesslogv3.AccessLog {
 	filter := &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
@@ -58,6 +58,7 @@ func armTags() []*statslogv3.Config_Tag {
 	return []*statslogv3.Config_Tag{
 		{Name: "service", ValueFormat: "%UPSTREAM_METADATA(aviary:service)%"},
 		{Name: "version", ValueFormat: "%UPSTREAM_METADATA(aviary:version)%"},
+		{Name: "region", ValueFormat: "%UPSTREAM_METADATA(aviary:region)%"},
 	}
 }
 

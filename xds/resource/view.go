@@ -28,6 +28,8 @@ type View struct {
 	GRPC bool
 	// Port of the listener; 0 is DefaultPort, for a gateway DefaultGatewayPort.
 	Port uint32
+	// Zone of the client, for services that keep to it; "" is not known.
+	Zone string
 }
 
 // Ports of listeners that nobody chose.
@@ -51,7 +53,7 @@ func Intents(plan traffic.Plan, v View) []traffic.Intent {
 	return seen
 }
 
-// StableCluster, CanaryCluster and ArmCluster name the clusters of a service. A cluster is another one for another
+// StableCluster and its like name the clusters of a service: service/role/version. A cluster is another one for another
 // version, so that a promotion warms the new one before routes name it.
 func StableCluster(service, version string) string { return service + "/stable/" + version }
 
@@ -60,6 +62,19 @@ func CanaryCluster(service, version string) string { return service + "/canary/"
 
 // ArmCluster is what the split sends the canary's share to.
 func ArmCluster(service, version string) string { return service + "/arm/" + version }
+
+// ShadowCluster is the canary's, for copies of requests.
+func ShadowCluster(service, version string) string { return service + "/shadow/" + version }
+
+// RemoteCluster is stable in other regions, whatever version is stable there; version is the own region's.
+func RemoteCluster(service, version string) string { return service + "/remote/" + version }
+
+// EverywhereCluster is stable here, and when no endpoint is left here in other regions; version is the own region's.
+func EverywhereCluster(service, version string) string { return service + "/everywhere/" + version }
+
+// ShedCluster is stable in other regions, and when no endpoint is left there the own region's after all; version is the own
+// region's.
+func ShedCluster(service, version string) string { return service + "/shed/" + version }
 
 // target is the cluster that a view's split sends the canary's share to.
 func (v View) target(in traffic.Intent) string {
