@@ -142,7 +142,8 @@ func (c *Controller) status(name string) *aviaryv1.RolloutStatus {
 		if policy != nil {
 			steps := policy.StepsIn(region)
 			r.Steps = uint32(len(steps))
-			r.Wave, r.Waves = uint32(policy.WaveOf(region)+1), uint32(len(policy.Waves))
+			wave, waves := rollout.WaveOf(c.set, name, region)
+			r.Wave, r.Waves = uint32(wave), uint32(waves)
 			switch {
 			case here.Weight > 0 && here.Step < len(steps):
 				step := steps[here.Step]
