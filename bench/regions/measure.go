@@ -50,7 +50,7 @@ func measure(ctx context.Context, o options, out io.Writer) error {
 	if err := w.start(ctx); err != nil {
 		return err
 	}
-	if err := w.plane.Act(ctx, "start", service); err != nil {
+	if err := w.plane.Act(ctx, "start", service, nil); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -357,7 +357,7 @@ func (w *world) breakOne(ctx context.Context) (reactions, error) {
 // Envoy's service got its last request.
 func (w *world) abortAll(ctx context.Context) ([]time.Duration, error) {
 	begin := time.Now()
-	if err := w.plane.Act(ctx, "abort", service); err != nil {
+	if err := w.plane.Act(ctx, "abort", service, nil); err != nil {
 		return nil, err
 	}
 	if err := w.until(ctx, "zero everywhere", func() bool { return w.have(0, w.regions()...) }); err != nil {
