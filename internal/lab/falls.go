@@ -112,6 +112,9 @@ func (r *run) note(t Transition, at time.Time) {
 	if t.To.traffic() && !t.From.traffic() {
 		r.rose[key] = at
 	}
+	if t.To.Phase == "Halted" && !t.From.traffic() {
+		r.verdict(key, t.To)
+	}
 	fell := t.From.traffic() && !t.To.traffic() && (t.From.Phase != "Promoted" || t.To.Phase == "RolledBack")
 	if !fell || r.down[t.Region] || t.To.Reason == "LeaseLapsed" {
 		return // what nobody decides is a lapse
@@ -129,6 +132,22 @@ func (r *run) note(t Transition, at time.Time) {
 	}
 	f.At, f.Decided = f.from.Sub(r.begin), max(at.Sub(f.from), 0)
 	r.open = append(r.open, f)
+}
+
+// verdict is what a region that fell on suspicion is judged for afterwards; r.mu is held.
+func (r *run) verdict(key [2]string, s RegionStatus) {
+	for _, f := range r.open {
+		if f.key == key {
+			f.Phase, f.Reason = s.Phase, s.Reason
+			return
+		}
+	}
+	for n := len(r.falls) - 1; n >= 0; n-- {
+		if f := &r.falls[n]; f.Rollout == key[0] && f.Region == key[1] {
+			f.Phase, f.Reason = s.Phase, s.Reason
+			return
+		}
+	}
 }
 
 // firstBad is when the first request or copy failed; zero: none did.

@@ -132,6 +132,26 @@ func TestFallsAreHeldAgainstTheirLimit(t *testing.T) {
 	}
 }
 
+func TestAFallOnSuspicionTellsItsVerdict(t *testing.T) {
+	live, suspected := RegionStatus{Phase: "Progressing", Weight: 2500}, RegionStatus{Phase: "Retreated", Reason: "CanarySuspected"}
+	halted := RegionStatus{Phase: "Halted", Reason: "OverBudget"}
+	for name, settled := range map[string]bool{"before it is quiet": false, "afterwards": true} {
+		r := clockwork(t)
+		r.becomes("eu", RegionStatus{Phase: "Pending"}, live, time.Second)
+		r.becomes("us", RegionStatus{Phase: "Pending"}, live, time.Second)
+		r.becomes("us", live, suspected, 2*time.Second)
+		r.becomes("eu", live, suspected, 3*time.Second)
+		if settled {
+			r.settle(map[[2]string]RegionStatus{})
+		}
+		r.becomes("eu", suspected, halted, 4*time.Second)
+		r.settle(map[[2]string]RegionStatus{})
+		if len(r.falls) != 2 || r.falls[0].Phase != "Retreated" || r.falls[1].Phase != "Halted" || r.falls[1].Reason != "OverBudget" {
+			t.Errorf("%s: %+v", name, r.falls)
+		}
+	}
+}
+
 func TestAFallThatNeverEndsIsBroken(t *testing.T) {
 	r := clockwork(t)
 	live := r.becomes("eu", RegionStatus{Phase: "Pending"}, RegionStatus{Phase: "Progressing", Weight: 2500}, 3*time.Second)

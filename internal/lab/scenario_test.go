@@ -15,51 +15,6 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-func TestBuiltInScenarios(t *testing.T) {
-	names := Scenarios()
-	if len(names) < 7 {
-		t.Errorf("only %v", names)
-	}
-	for _, name := range names {
-		s, err := LoadScenario(name)
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		if s.Name != name || s.About == "" || len(s.Timeline) == 0 {
-			t.Errorf("%s: name %q, about %q, %d steps", name, s.Name, s.About, len(s.Timeline))
-		}
-		w := new(world)
-		if err := w.startServices(s); err != nil {
-			t.Error(err)
-		}
-		documents, err := w.fill(s.Documents)
-		if err != nil {
-			t.Error(err)
-		}
-		kinds := map[string]int{}
-		for decoder := yaml.NewDecoder(bytes.NewReader(documents)); ; {
-			var d struct{ Kind string }
-			if err := decoder.Decode(&d); errors.Is(err, io.EOF) {
-				break
-			} else if err != nil {
-				t.Errorf("%s: documents: %v", name, err)
-				break
-			}
-			kinds[d.Kind]++
-		}
-		d := newDeclared()
-		d.read(documents)
-		if kinds["Region"] == 0 || kinds["Service"] < 2 || len(d.policies) == 0 || len(d.rollouts) == 0 {
-			t.Errorf("%s: documents %v", name, kinds)
-		}
-		w.close()
-	}
-	if _, err := LoadScenario("none"); err == nil || !strings.Contains(err.Error(), "demo") {
-		t.Errorf("a scenario that is not there: %v", err)
-	}
-}
-
 const minimal = `scenario: small
 regions: {eu: [a]}
 services: {cart: {versions: {v1: {}}}}

@@ -48,12 +48,13 @@ func (p *printer) regions(r Result) {
 			}
 		}
 		for _, v := range slices.Sorted(maps.Keys(u.Version)) {
-			version, share := v, percent(u.Share(v))
+			row := []string{region, v, fmt.Sprint(u.Version[v]), fmt.Sprint(u.FailedVersion[v]), percent(u.Share(v)), elsewhere}
 			if v == "" {
-				version, share = "no answer", ""
+				row[1], row[4], row[5] = "no answer", "", ""
+			} else {
+				elsewhere = ""
 			}
-			rows = append(rows, []string{region, version, fmt.Sprint(u.Version[v]), fmt.Sprint(u.FailedVersion[v]), share, elsewhere})
-			elsewhere = ""
+			rows = append(rows, row)
 		}
 	}
 	p.table(rows)
