@@ -1,4 +1,4 @@
-# make demo   a region on this machine: a canary that breaks, and a control plane that is killed
+# make demo   three regions on this machine: a canary that breaks in one of them, and a control plane that is killed
 # make test   everything that must pass: unit, conformance and the quick runs on real Envoys
 # make e2e    the long runs on real Envoys: reaction over 20 runs, ten minutes of A/A
 SHELL := /bin/bash
@@ -17,7 +17,7 @@ export CGO_ENABLED ?= 0
 .PHONY: demo build test e2e race lint generate generate-check bench envoy clean
 
 demo: build envoy
-	@$(BIN) lab demo
+	@$(BIN) rehearse demo
 
 build:
 	@$(GO) build -ldflags '-X main.version=$(VERSION)' -o $(BIN) ./cmd/aviary

@@ -9,6 +9,7 @@
 //	→ resources        xds/resource                      plan → Envoy's clusters, endpoints, routes, listeners, runtime
 //	→ Envoy            xds/ads                           ADS, ACK/NACK, leases
 //	← telemetry        xds/telemetry, plugin/signal      tries, errors, latency by version, as differences
+//	← names            internal/discovery                DNS names of endpoints, as addresses
 //
 // Around it: internal/admin (gRPC API), cmd/aviary (the command), internal/app (wiring), internal/lab (regions on one
 // machine), xds/bootstrap (what a sidecar starts with), e2e (real Envoys). What a package may import is a test, beside

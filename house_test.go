@@ -32,14 +32,15 @@ var rooms = map[string][]string{
 	"xds/telemetry":   {"plugin/signal"},
 	"xds/bootstrap":   {},
 
-	"internal/store":   {"proto/aviary/v1"},
-	"internal/control": {"plugin/", "internal/store", "proto/aviary/v1"},
-	"internal/admin":   {"plugin/", "internal/store", "proto/aviary/v1"},
-	"internal/lab":     {"internal/lab/"},
-	"internal/app":     {"*"},
-	"cmd/aviary":       {"*"},
-	"bench/":           {"*"},
-	"e2e/":             {"*"},
+	"internal/store":     {"proto/aviary/v1"},
+	"internal/control":   {"plugin/", "internal/store", "proto/aviary/v1"},
+	"internal/admin":     {"plugin/", "internal/store", "proto/aviary/v1"},
+	"internal/discovery": {},
+	"internal/lab":       {"internal/lab/"},
+	"internal/app":       {"*"},
+	"cmd/aviary":         {"*"},
+	"bench/":             {"*"},
+	"e2e/":               {"*"},
 }
 
 type listed struct {

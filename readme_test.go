@@ -133,7 +133,7 @@ func TestDocsNameCommandsThatExist(t *testing.T) {
 		whole, named := p.commands()
 		for _, line := range whole {
 			for _, args := range aviaryCalls(line) {
-				if args[0] == "serve" || args[0] == "lab" {
+				if args[0] == "serve" || args[0] == "rehearse" {
 					args = append(args, "--help") // flags are looked at before it helps
 				}
 				// Arguments and flags are looked at before files and the control plane, which are not there.

@@ -72,7 +72,7 @@ func newRoot() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(
 		applyCommand(), getCommand(), historyCommand(), revertCommand(), deleteCommand(),
-		serveCommand(), labCommand(), rolloutCommand(), eventsCommand(), proxiesCommand(), bootstrapCommand(), versionCommand(),
+		serveCommand(), rehearseCommand(), rolloutCommand(), eventsCommand(), regionsCommand(), proxiesCommand(), bootstrapCommand(), versionCommand(),
 	)
 	return root
 }

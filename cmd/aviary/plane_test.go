@@ -28,6 +28,7 @@ type plane struct {
 	mu       sync.Mutex
 	statuses map[string]*aviaryv1.RolloutStatus
 	proxies  []*aviaryv1.ProxyStatus
+	regions  []*aviaryv1.RegionState
 	refusal  string
 	changed  chan struct{} // closed and replaced by every change
 	stopped  bool
@@ -40,7 +41,7 @@ func servePlane(dir string, opts ...grpc.ServerOption) (*plane, error) {
 		return nil, err
 	}
 	p := &plane{store: s, statuses: map[string]*aviaryv1.RolloutStatus{}, changed: make(chan struct{})}
-	if p.server, err = admin.New(admin.Config{Store: s, Rollouts: p, Proxies: p.listProxies, Version: "v0-test", Log: quiet}, opts...); err != nil {
+	if p.server, err = admin.New(admin.Config{Store: s, Rollouts: p, Proxies: p.listProxies, Regions: p, Version: "v0-test", Log: quiet}, opts...); err != nil {
 		return nil, err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -79,6 +80,12 @@ func (p *plane) listProxies() []*aviaryv1.ProxyStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.proxies
+}
+
+func (p *plane) Regions(context.Context) ([]*aviaryv1.RegionState, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.regions, nil
 }
 
 // Act shows what was asked in the status that comes back.

@@ -27,6 +27,7 @@ func TestMain(m *testing.M) {
 //	exits CODE ARG…       run aviary, which exits with that code
 //	status FILE           the status of a rollout, as JSON, is this from now on
 //	proxies FILE          these proxies are connected
+//	regions FILE          these are the regions
 //	refuse TEXT           acts are refused from now on
 //	event ROLLOUT REASON MESSAGE
 //	once FILE TEXT        wait until the file holds the text
@@ -77,6 +78,12 @@ func TestScripts(t *testing.T) {
 				ts.Check(protojson.Unmarshal([]byte(ts.ReadFile(args[0])), list))
 				p := of(ts)
 				p.change(func() { p.proxies = list.GetProxies() })
+			},
+			"regions": func(ts *testscript.TestScript, _ bool, args []string) {
+				list := &aviaryv1.ListRegionsResponse{}
+				ts.Check(protojson.Unmarshal([]byte(ts.ReadFile(args[0])), list))
+				p := of(ts)
+				p.change(func() { p.regions = list.GetRegions() })
 			},
 			"refuse": func(ts *testscript.TestScript, _ bool, args []string) {
 				p := of(ts)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,7 +14,7 @@ import (
 func serveCommand() *cobra.Command {
 	cfg := app.Config{Version: version}
 	var tls app.TLS
-	var level, format string
+	var level, format, dns string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a control plane",
@@ -26,6 +27,11 @@ func serveCommand() *cobra.Command {
 			var err error
 			if cfg.Log, err = logger(cmd, level, format); err != nil {
 				return &exitError{exitUsage, err}
+			}
+			if dns != "" {
+				if cfg.DNS, err = netip.ParseAddrPort(dns); err != nil {
+					return &exitError{exitUsage, fmt.Errorf("--dns-server %q: expected IP:port, such as 10.0.0.2:53", dns)}
+				}
 			}
 			if tls != (app.TLS{}) {
 				cfg.TLS = &tls
@@ -42,6 +48,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&cfg.XDS, "xds", app.DefaultXDS, "address that proxies connect to")
 	f.StringVar(&cfg.Admin, "admin", app.DefaultAdmin, "address of the admin API")
 	f.StringVar(&cfg.HTTP, "http", app.DefaultHTTP, "address of /metrics, /healthz and /readyz")
+	f.StringVar(&dns, "dns-server", "", "IP:port of the DNS server that looks up names of endpoints (default the machine's)")
 	f.StringVar(&tls.Certificate, "tls-cert", "", "file with the server's certificate")
 	f.StringVar(&tls.Key, "tls-key", "", "file with the certificate's key")
 	f.StringVar(&tls.Authority, "tls-ca", "", "file with the authority that signs the clients' certificates")

@@ -152,7 +152,7 @@ func (w *watcher) tell(st *aviaryv1.RolloutStatus) error {
 	}
 	for _, r := range pick(st, w.regions) {
 		line := fmt.Sprintf("%s: %s: %s, step %d of %d, %s intended, %s: %s", st.GetName(), r.GetRegion(), phase(r.GetPhase()),
-			r.GetStep(), r.GetSteps(), share(r.GetWeight()), has(r), because(r))
+			r.GetStep(), r.GetSteps(), intended(r), has(r), because(r))
 		if w.seen[r.GetRegion()] != line {
 			w.seen[r.GetRegion()] = line
 			fmt.Fprintln(w.out, line)
@@ -203,7 +203,7 @@ func known(st *aviaryv1.RolloutStatus, regions []string) error {
 func summary(st *aviaryv1.RolloutStatus, regions []string) string {
 	var out []string
 	for _, r := range pick(st, regions) {
-		out = append(out, fmt.Sprintf("%s %s at %s (%s)", r.GetRegion(), phase(r.GetPhase()), share(r.GetWeight()), because(r)))
+		out = append(out, fmt.Sprintf("%s %s at %s (%s)", r.GetRegion(), phase(r.GetPhase()), intended(r), because(r)))
 	}
 	return strings.Join(out, ", ")
 }
@@ -215,6 +215,14 @@ func because(r *aviaryv1.RegionStatus) string {
 		return r.GetReason()
 	}
 	return r.GetReason() + ", " + r.GetMessage()
+}
+
+// intended is what the version should get: a share of the requests, or copies of them.
+func intended(r *aviaryv1.RegionStatus) string {
+	if r.GetPhase() == aviaryv1.Phase_PHASE_SHADOWING {
+		return "shadow " + share(r.GetShadow())
+	}
+	return share(r.GetWeight())
 }
 
 func effective(r *aviaryv1.RegionStatus) string {
@@ -231,7 +239,15 @@ func has(r *aviaryv1.RegionStatus) string {
 	if r.GetProxies() == 0 {
 		return "no proxy to have it"
 	}
-	return effective(r) + " effective"
+	return effective(r) + " effective" + overdue(r)
+}
+
+// overdue is whether proxies still send to a version that they were to give up long ago.
+func overdue(r *aviaryv1.RegionStatus) string {
+	if r.GetOverdue() {
+		return ", overdue"
+	}
+	return ""
 }
 
 // status writes one rollout.
@@ -244,7 +260,11 @@ func (o *output) status(w io.Writer, st *aviaryv1.RolloutStatus, regions []strin
 		return writeJSON(w, list[0])
 	}
 	fmt.Fprintf(w, "%s: %s %s under %s: %s\n", st.GetName(), st.GetService(), st.GetVersion(), st.GetPolicy(), phase(st.GetPhase()))
+	waves := slices.ContainsFunc(st.GetRegions(), func(r *aviaryv1.RegionStatus) bool { return r.GetWaves() > 1 })
 	rows := [][]string{{"REGION", "PHASE", "STEP", "WEIGHT", "EFFECTIVE", "ACKED", "HELD", "TRIES", "STABLE", "REASON"}}
+	if waves {
+		rows[0] = slices.Insert(rows[0], 1, "WAVE")
+	}
 	for _, r := range pick(st, regions) {
 		step := fmt.Sprintf("%d/%d", r.GetStep(), r.GetSteps())
 		held, tries := "", ""
@@ -252,10 +272,14 @@ func (o *output) status(w io.Writer, st *aviaryv1.RolloutStatus, regions []strin
 			held = short(r.GetHeld().AsDuration()) + "/" + short(r.GetHold().AsDuration())
 			tries = fmt.Sprintf("%d/%d", r.GetTries(), r.GetMinTries())
 		}
-		rows = append(rows, []string{
-			r.GetRegion(), phase(r.GetPhase()), step, share(r.GetWeight()), effective(r),
-			fmt.Sprintf("%d/%d", r.GetProxiesAcked(), r.GetProxies()), held, tries, r.GetStable(), because(r),
-		})
+		row := []string{
+			r.GetRegion(), phase(r.GetPhase()), step, intended(r), effective(r),
+			fmt.Sprintf("%d/%d", r.GetProxiesAcked(), r.GetProxies()) + overdue(r), held, tries, r.GetStable(), because(r),
+		}
+		if waves {
+			row = slices.Insert(row, 1, fmt.Sprintf("%d/%d", r.GetWave(), r.GetWaves()))
+		}
+		rows = append(rows, row)
 	}
 	return table(w, rows)
 }
@@ -277,7 +301,7 @@ func (o *output) rollouts(w, talk io.Writer, all []*aviaryv1.RolloutStatus) erro
 	for _, st := range all {
 		var regions []string
 		for _, r := range st.GetRegions() {
-			regions = append(regions, r.GetRegion()+"="+share(r.GetWeight()))
+			regions = append(regions, r.GetRegion()+"="+intended(r))
 		}
 		rows = append(rows, []string{st.GetName(), st.GetService(), st.GetVersion(), phase(st.GetPhase()), strings.Join(regions, ",")})
 	}

@@ -115,7 +115,7 @@ func TestCounting(t *testing.T) {
 				}
 				t.Run(f.name, func(t *testing.T) {
 					m.t = t
-					fmt.Fprintf(table, "%s\t%s\t%s\t\n", protocol, f.name, m.run(f))
+					fmt.Fprintf(table, "%s\t%s\t%s\t\n", protocol, f.name, m.run(f, false))
 				})
 			}
 		})
@@ -124,7 +124,8 @@ func TestCounting(t *testing.T) {
 	fmt.Fprintf(os.Stderr, "\nCounting first: tries of the version with the fault (v2 canary, v3 canary with room for one, v1 stable)\n%s\n", report.String())
 }
 
-func (m *mesh) run(f fault) string {
+// run makes a fault happen to requests for a version, or to copies of requests to stable, and checks what is counted.
+func (m *mesh) run(f fault, shadow bool) string {
 	t := m.t
 	t.Helper()
 	for v, i := range m.instances {
@@ -139,8 +140,12 @@ func (m *mesh) run(f fault) string {
 	}
 	m.seen.reset()
 	options := lab.UsersOptions{Proxies: []string{m.address}, Protocol: m.protocol, Rate: rate, Timeout: f.patience}
-	if f.version != "v1" {
-		options.Headers = map[string]string{"x-arm": f.version}
+	name := armName{version: f.version, shadow: shadow}
+	switch {
+	case shadow:
+		options.Headers = map[string]string{shadowHeader: f.version}
+	case f.version != "v1":
+		options.Headers = map[string]string{armHeader: f.version}
 	}
 	users, err := lab.StartUsers(t.Context(), options)
 	if err != nil {
@@ -155,11 +160,11 @@ func (m *mesh) run(f fault) string {
 	want := report.Done
 	wait(t, "end of the tries at the services", func() bool { return instance.Counts().InFlight == 0 && stable.Counts().InFlight == 0 })
 	deadline := time.Now().Add(patience)
-	for met(m.seen.arm(f.version)) < want && time.Now().Before(deadline) {
+	for met(m.seen.of(name)) < want && time.Now().Before(deadline) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	m.seen.flushes(t, 3) // more must not come
-	arm, rescue := m.seen.arm(f.version), m.seen.arm("v1")
+	arm, rescue := m.seen.of(name), m.seen.arm("v1")
 	received := instance.Counts()
 
 	var errors, known uint64
@@ -200,6 +205,9 @@ func (m *mesh) run(f fault) string {
 		if got := stable.Counts().Received; tries(rescue) != got {
 			t.Errorf("%d tries on stable, and it received %d", tries(rescue), got)
 		}
+	}
+	if live := m.seen.arm(f.version); shadow && (met(live) > 0 || report.Failed > 0 || tries(rescue) != want) {
+		t.Errorf("%d of %d users failed, stable met %d, copies taken for requests: %+v", report.Failed, want, tries(rescue), live)
 	}
 	if arm.ConnectFailures+arm.Ejections > 0 || arm.Overflows > 0 && !f.some {
 		t.Errorf("beside the tries: %+v", arm)

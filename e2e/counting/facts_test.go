@@ -34,7 +34,7 @@ const (
 // everything has Envoy keep the statistics too that our bootstrap leaves out.
 func everything(b *bootstrapv3.Bootstrap) { b.StatsConfig.StatsMatcher = nil }
 
-// routes changes those of the listener: to v2, to v3 and to stable.
+// routes changes those of the listener: the first is to v2, the last to stable.
 func routes(b *bootstrapv3.Bootstrap, change func(*routev3.VirtualHost)) {
 	filter := b.StaticResources.Listeners[0].FilterChains[0].Filters[0]
 	var manager hcmv3.HttpConnectionManager
@@ -284,7 +284,7 @@ func TestMirrorsCopyEverything(t *testing.T) {
 		point(b, "cart/stable/v1", stableAt)
 		point(b, "cart/canary/v2", shadowAt)
 		routes(b, func(h *routev3.VirtualHost) {
-			h.Routes[2].GetRoute().RequestMirrorPolicies = []*routev3.RouteAction_RequestMirrorPolicy{{Cluster: "cart/canary/v2"}}
+			h.Routes[len(h.Routes)-1].GetRoute().RequestMirrorPolicies = []*routev3.RouteAction_RequestMirrorPolicy{{Cluster: "cart/canary/v2"}}
 		})
 	})
 	body := strings.Repeat("secret ", 3000)

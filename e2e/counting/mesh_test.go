@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -46,13 +47,17 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
+	home         = "eu" // the sidecar's region
+	armHeader    = "x-arm"
+	shadowHeader = "x-shadow"
 	flushEvery   = 100 * time.Millisecond
 	hangLimit    = 500 * time.Millisecond // of a try on a canary
 	routeTimeout = 700 * time.Millisecond
 	patience     = 10 * time.Second // for what must come, on a machine that does much else
 )
 
-// mesh is one sidecar in front of one service: v1 is stable, v2 the canary, and v3 a canary with room for one request.
+// mesh is one sidecar in front of one service: v1 is stable, v2 the canary, and v3 a canary with room for one request. Both
+// have a shadow too, and v4 has one alone, without a limit of a try.
 type mesh struct {
 	t         *testing.T
 	protocol  lab.Protocol
@@ -67,7 +72,7 @@ type mesh struct {
 func newMesh(t *testing.T, protocol lab.Protocol, change func(*bootstrapv3.Bootstrap)) *mesh {
 	t.Helper()
 	m := &mesh{t: t, protocol: protocol, instances: map[string]*lab.Instance{}}
-	for _, v := range []string{"v1", "v2", "v3"} {
+	for _, v := range []string{"v1", "v2", "v3", "v4"} {
 		i, err := lab.StartInstance(lab.InstanceOptions{Service: "cart", Version: v, Protocol: protocol})
 		if err != nil {
 			t.Fatal(err)
@@ -78,7 +83,7 @@ func newMesh(t *testing.T, protocol lab.Protocol, change func(*bootstrapv3.Boots
 	var telemetryAt string
 	m.seen, telemetryAt, _ = watch(t, "127.0.0.1:0", nil)
 	raw, err := bootstrap.Render(bootstrap.Options{
-		ID: "caller-1", Service: "caller", Region: "eu", Servers: []string{telemetryAt}, Flush: flushEvery, Edges: signal.Edges,
+		ID: "caller-1", Service: "caller", Region: home, Servers: []string{telemetryAt}, Flush: flushEvery, Edges: signal.Edges,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -117,11 +122,13 @@ func newMesh(t *testing.T, protocol lab.Protocol, change func(*bootstrapv3.Boots
 }
 
 func (m *mesh) clusters() []*clusterv3.Cluster {
-	out := []*clusterv3.Cluster{m.cluster("stable", "v1"), m.cluster("canary", "v2"), m.cluster("canary", "v3")}
-	tight := out[2]
-	tight.CircuitBreakers = &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
-		MaxConnections: wrapperspb.UInt32(1), MaxPendingRequests: wrapperspb.UInt32(1), MaxRequests: wrapperspb.UInt32(1),
-	}}}
+	out := []*clusterv3.Cluster{m.cluster("stable", "v1"), m.cluster("canary", "v2"), m.cluster("canary", "v3"),
+		m.cluster("shadow", "v2"), m.cluster("shadow", "v3"), m.cluster("shadow", "v4")}
+	for _, tight := range []*clusterv3.Cluster{out[2], out[4]} {
+		tight.CircuitBreakers = &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+			MaxConnections: wrapperspb.UInt32(1), MaxPendingRequests: wrapperspb.UInt32(1), MaxRequests: wrapperspb.UInt32(1),
+		}}}
+	}
 	for _, version := range []string{"v2", "v3"} {
 		out = append(out, &clusterv3.Cluster{
 			Name: "cart/arm/" + version, ConnectTimeout: durationpb.New(time.Second), LbPolicy: clusterv3.Cluster_CLUSTER_PROVIDED,
@@ -148,12 +155,16 @@ func (m *mesh) cluster(role, version string) *clusterv3.Cluster {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	metadata, err := structpb.NewStruct(map[string]any{"service": "cart", "version": version})
+	of := map[string]any{"service": "cart", "version": version, "region": home}
+	if role == "shadow" {
+		of["shadow"] = "true"
+	}
+	metadata, err := structpb.NewStruct(of)
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	options := &upstreamhttpv3.HttpProtocolOptions{CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{}}
-	if role == "canary" {
+	if version == "v2" || version == "v3" {
 		options.CommonHttpProtocolOptions.MaxStreamDuration = durationpb.New(hangLimit)
 	}
 	explicit := &upstreamhttpv3.HttpProtocolOptions_ExplicitHttpConfig{
@@ -177,7 +188,7 @@ func (m *mesh) cluster(role, version string) *clusterv3.Cluster {
 	}
 }
 
-// listener sends what asks for a version to its arm, and all else to stable.
+// listener sends what asks for a version to its arm, and all else to stable, with a copy to the shadow that it asks for.
 func (m *mesh) listener(port *lab.Port) *listenerv3.Listener {
 	retry := &routev3.RetryPolicy{
 		RetryOn:    "5xx,reset,connect-failure,refused-stream,unavailable,internal,unknown",
@@ -187,17 +198,22 @@ func (m *mesh) listener(port *lab.Port) *listenerv3.Listener {
 		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{BaseInterval: durationpb.New(time.Millisecond)},
 	}
 	var routes []*routev3.Route
-	for _, version := range []string{"v2", "v3", ""} {
+	for _, asked := range []struct{ header, version string }{
+		{armHeader, "v2"}, {armHeader, "v3"}, {shadowHeader, "v2"}, {shadowHeader, "v3"}, {shadowHeader, "v4"}, {},
+	} {
 		match := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
-		to := &routev3.RouteAction{Timeout: durationpb.New(routeTimeout)}
-		if version == "" {
-			to.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: "cart/stable/v1"}
-		} else {
-			match.Headers = []*routev3.HeaderMatcher{{Name: "x-arm", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
-				StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: version}},
-			}}}
-			to.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: "cart/arm/" + version}
+		to := &routev3.RouteAction{
+			Timeout: durationpb.New(routeTimeout), ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: "cart/stable/v1"},
+		}
+		if asked.header != "" {
+			match.Headers = []*routev3.HeaderMatcher{exactly(asked.header, asked.version)}
+		}
+		switch asked.header {
+		case armHeader:
+			to.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: "cart/arm/" + asked.version}
 			to.RetryPolicy = retry
+		case shadowHeader:
+			to.RequestMirrorPolicies = []*routev3.RouteAction_RequestMirrorPolicy{{Cluster: "cart/shadow/" + asked.version}}
 		}
 		routes = append(routes, &routev3.Route{Match: match, Action: &routev3.Route_Route{Route: to}})
 	}
@@ -221,6 +237,12 @@ func (m *mesh) listener(port *lab.Port) *listenerv3.Listener {
 	}
 }
 
+func exactly(header, value string) *routev3.HeaderMatcher {
+	return &routev3.HeaderMatcher{Name: header, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
+		StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: value}},
+	}}
+}
+
 func socket(host string, port uint32) *corev3.Address {
 	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
 		Address: host, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: port},
@@ -239,14 +261,20 @@ func pack(m proto.Message) *anypb.Any {
 type seen struct {
 	mu   sync.Mutex
 	n    int
-	arms map[string]signal.Arm // by version: outcomes and counts summed up, gauges of the newest flush
+	arms map[armName]signal.Arm // outcomes and counts summed up, gauges of the newest flush
 	bad  []string
+}
+
+// armName names an arm of the service.
+type armName struct {
+	version, region string
+	shadow          bool
 }
 
 // watch serves telemetry on a loopback address, with TLS when there is a config, until the test's end or stop.
 func watch(t *testing.T, address string, config *tls.Config) (s *seen, at string, stop func()) {
 	t.Helper()
-	s = &seen{arms: map[string]signal.Arm{}}
+	s = &seen{arms: map[armName]signal.Arm{}}
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -287,23 +315,43 @@ func (s *seen) take(f signal.Flush) {
 				s.bad = append(s.bad, fmt.Sprintf("%s: %d tries with %d latencies", a.Version, o.Tries, o.Latency.Total()))
 			}
 		}
-		before := s.arms[a.Version]
-		before.Service, before.Version = a.Service, a.Version
-		before.InProgress, before.Endpoints, before.Healthy, before.Ejected = 0, 0, 0, 0
-		s.arms[a.Version] = signal.Merge([]signal.Flush{{Arms: []signal.Arm{before}}, {Arms: []signal.Arm{a}}})[0]
+		name := armName{a.Version, a.Region, a.Shadow}
+		s.arms[name] = add(s.arms[name], a)
 	}
+}
+
+// add sums the outcomes and counts of two flushes of an arm; the gauges are the second's.
+func add(before, a signal.Arm) signal.Arm {
+	a.Overflows += before.Overflows
+	a.ConnectFailures += before.ConnectFailures
+	a.Ejections += before.Ejections
+	outcomes := slices.Clone(before.Outcomes)
+	for _, o := range a.Outcomes {
+		i := slices.IndexFunc(outcomes, func(b signal.Outcome) bool { return b.Class == o.Class })
+		if i < 0 {
+			outcomes = append(outcomes, o)
+			continue
+		}
+		outcomes[i].Tries += o.Tries
+		outcomes[i].Latency = outcomes[i].Latency.Merge(o.Latency)
+	}
+	a.Outcomes = outcomes
+	return a
 }
 
 func (s *seen) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.arms, s.bad = map[string]signal.Arm{}, nil
+	s.arms, s.bad = map[armName]signal.Arm{}, nil
 }
 
-func (s *seen) arm(version string) signal.Arm {
+// arm is the version in the sidecar's own region.
+func (s *seen) arm(version string) signal.Arm { return s.of(armName{version: version}) }
+
+func (s *seen) of(name armName) signal.Arm {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.arms[version]
+	return s.arms[name]
 }
 
 // flushes waits for n more.

@@ -201,7 +201,7 @@ func (m *mesh) set(version string, b lab.Behavior) {
 func (m *mesh) users(version string, rate float64) *lab.Users {
 	m.t.Helper()
 	u, err := lab.StartUsers(m.t.Context(), lab.UsersOptions{
-		Proxies: []string{m.address}, Protocol: m.protocol, Rate: rate, Poisson: true, Headers: map[string]string{"x-arm": version},
+		Proxies: []string{m.address}, Protocol: m.protocol, Rate: rate, Poisson: true, Headers: map[string]string{armHeader: version},
 	})
 	if err != nil {
 		m.t.Fatal(err)

@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	goodTries = "aviary.tries{flags=-,grpc=,service=cart,status=200,version=v2}"
-	goodTimes = "aviary.try_us{flags=-,grpc=,service=cart,status=200,version=v2}"
+	goodTries = "aviary.tries{flags=-,grpc=,region=eu,service=cart,shadow=,status=200,version=v2}"
+	goodTimes = "aviary.try_us{flags=-,grpc=,region=eu,service=cart,shadow=,status=200,version=v2}"
 )
 
 // goodSoFar waits until the newest flush has so many good tries of v2.

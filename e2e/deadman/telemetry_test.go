@@ -11,7 +11,7 @@ import (
 )
 
 // over has a sidecar report its telemetry by a wire of its own, while all else stays as it is.
-func over(t *testing.T, w *rig.Wire) func([]byte) []byte {
+func over(t *testing.T, w *lab.Wire) func([]byte) []byte {
 	return func(bootstrap []byte) []byte {
 		var b map[string]any
 		if err := json.Unmarshal(bootstrap, &b); err != nil {
@@ -28,7 +28,7 @@ func over(t *testing.T, w *rig.Wire) func([]byte) []byte {
 			t.Fatal(err)
 		}
 		wired["name"] = "wire"
-		if set(wired, "port_value", w.Address().Port)+set(wired, "cluster_name", "wire") != 2 {
+		if set(wired, "port_value", w.Port())+set(wired, "cluster_name", "wire") != 2 {
 			t.Fatalf("a cluster of another shape: %s", text)
 		}
 		static["clusters"] = append(clusters, wired)
@@ -71,7 +71,7 @@ func TestTelemetryCut(t *testing.T) {
 	well := lab.Behavior{Latency: lab.Latency{Median: 3 * time.Millisecond, Sigma: 0.3}}
 	r.Set("v1", well)
 	r.Set("v2", well)
-	wires := []*rig.Wire{rig.NewWire(t, r.Plane.Address()), rig.NewWire(t, r.Plane.Address())}
+	wires := []*lab.Wire{rig.NewWire(t, r.Plane.Address()), rig.NewWire(t, r.Plane.Address())}
 	r.Sidecars[0].Kill() // the rig's own has no wire
 	r.Sidecars = []*rig.Sidecar{
 		r.SidecarWith("wired-0", r.Options.Flush, over(t, wires[0])), r.SidecarWith("wired-1", r.Options.Flush, over(t, wires[1])),
@@ -97,7 +97,7 @@ func TestTelemetryCut(t *testing.T) {
 	follow := r.Follow("v2")
 	served(r, "v2", 10)
 	cut := time.Now()
-	wires[0].Cut()
+	rig.Network(t, lab.Network{Cut: true}, wires[0])
 	r.Until("the unwatched sidecar is at stable, the other is not", soon, both(0, second))
 	one := time.Since(cut)
 	if one > ttl+slack {
@@ -113,14 +113,13 @@ func TestTelemetryCut(t *testing.T) {
 	if err != nil || connected != 1 {
 		t.Errorf("the unwatched sidecar is not connected (%v): this test is wrong", err)
 	}
-	wires[0].Mend()
+	rig.Network(t, lab.Network{}, wires[0])
 	r.Until("both have a half again", climb, both(second, second))
 	mended := time.Now()
 	follow.Stop()
 	t.Logf("telemetry of one sidecar cut: at stable after %v; %v", one.Round(time.Millisecond), follow)
 
-	wires[0].Cut()
-	wires[1].Cut()
+	rig.Network(t, lab.Network{Cut: true}, wires...)
 	r.Until("both are at stable", soon, both(0, 0))
 	all := time.Since(mended)
 	up := r.Follow("v2")
@@ -140,8 +139,7 @@ func TestTelemetryCut(t *testing.T) {
 	if n := r.Instances["v2"].Counts().Received; n != received {
 		t.Errorf("nobody is watched, and the canary got %d requests", n-received)
 	}
-	wires[0].Mend()
-	wires[1].Mend()
+	rig.Network(t, lab.Network{}, wires...)
 	r.UntilWeight(second, climb)
 	served(r, "v2", 20)
 	climbs(t, r, up)

@@ -153,7 +153,7 @@ func TestShedRequestsGoToTheNeighbourWhileTheLeaseHolds(t *testing.T) {
 	since := time.Now()
 	// The last heartbeat is older than the last renewal: the server may give the layer once more for what is left of it.
 	s.until("the layer is gone", func() bool {
-		return time.Since(since) >= ttl && s.m.runtime(t, s.key(resource.ShedCluster(s.in.Service, "v1"))) == ""
+		return time.Since(since) >= ttl && s.m.runtime(t, "aviary."+s.in.Service+".failover."+resource.ShedCluster(s.in.Service, "v1")) == ""
 	})
 	if all = s.ask(ask{n: requests, users: 10}); all.of("v1") != requests {
 		t.Errorf("without a lease: %v", all)

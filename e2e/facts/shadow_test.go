@@ -111,9 +111,9 @@ func TestACopyIsAnonymousAndMarked(t *testing.T) {
 			t.Errorf("what a user said was changed: %+v", r)
 		}
 	}
-	// The log of tries does not see copies.
-	if n := s.tries("version.v1") - logged; n != 60 || s.tries("version.v2") > 0 {
-		t.Errorf("%d tries of stable logged, %d of the canary", n, s.tries("version.v2"))
+	// The log of tries sees copies too, with the mark that their endpoints have.
+	if n, marked := s.tries("version.v1")-logged, s.tries("version.v2", "shadow.true"); n != 60 || marked != 20 || s.tries("version.v2") != marked {
+		t.Errorf("%d tries of stable logged, %d of the canary, of which %d are copies", n, s.tries("version.v2"), marked)
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package rig puts one region of real parts on this machine for a test: `aviary serve` in a process of its own, Envoys,
-// sample services and users. Everything ends with the test. It holds no expectations; the tests do.
+// Package rig puts regions of real parts on this machine for a test, one unless it asks for more: `aviary serve` in a process
+// of its own, Envoys, sample services and users. Everything ends with the test. It holds no expectations; the tests do.
 package rig
 
 import (
@@ -19,23 +19,27 @@ import (
 	aviaryv1 "github.com/aviary-mesh/aviary/proto/aviary/v1"
 )
 
-// Region is the name of the one region.
+// Region is the name of the one region of a test that names none. What says nothing of a region is in the first.
 const Region = "eu-west"
 
-// Rig is the region of one test.
+// Rig is the regions of one test.
 type Rig struct {
 	t     testing.TB
 	Plane *app.Child
 	// Options as they are, with their defaults.
 	Options Options
-	// Instances by version of the service "shop".
+	// Instances by version of the service "shop" in the first region; In has those of the others.
 	Instances map[string]*lab.Instance
-	Sidecars  []*Sidecar
+	instances map[string]map[string]*lab.Instance // by region
+	// Sidecars of all regions.
+	Sidecars []*Sidecar
+	// Wires by region are the way from its sidecars to the control plane, when Options.Wired.
+	Wires map[string]*lab.Wire
 }
 
 // Sidecar is an Envoy of the calling service "front", with its egress address.
 type Sidecar struct {
-	ID string
+	ID, Region string
 	*lab.Envoy
 	Egress string
 }
@@ -52,11 +56,19 @@ type Options struct {
 	More map[string][]string
 	// Digests by version; default the version's name.
 	Digests map[string]string
-	// Sidecars; default 1. Flush is how often they report; default 100ms.
+	// Sidecars of a region; default 1. Flush is how often they report; default 100ms.
 	Sidecars int
 	Flush    time.Duration
 	// Service and Policy are further fields of the specs, as YAML; default of Policy: a step of 10 % for ten minutes.
 	Service, Policy string
+	// Regions have an instance of every version and sidecars of their own; default Region.
+	Regions []string
+	// Wired puts a wire between the sidecars of each region and the control plane.
+	Wired bool
+	// Region is further fields of the spec of a region, as YAML, by its name; Capacity what each version declares there, by
+	// its name, default 100,000.
+	Region   map[string]string
+	Capacity map[string]float64
 }
 
 var binary = sync.OnceValues(func() (string, error) {
@@ -119,8 +131,8 @@ func Plane(t testing.TB) *app.Child {
 	return plane
 }
 
-// New starts a region: the control plane, an instance of each version, documents with a rollout "shop" of the last version
-// under a policy "canary", and sidecars that are ready.
+// New starts the regions: the control plane, an instance of each version in each, documents with a rollout "shop" of the last
+// version under a policy "canary", and sidecars that are ready.
 func New(t testing.TB, o Options) *Rig {
 	t.Helper()
 	if len(o.Versions) == 0 {
@@ -138,77 +150,56 @@ func New(t testing.TB, o Options) *Rig {
 	if o.Flush == 0 {
 		o.Flush = 100 * time.Millisecond
 	}
-	r := &Rig{t: t, Options: o, Instances: map[string]*lab.Instance{}}
-	for _, version := range o.Versions {
-		i, err := lab.StartInstance(lab.InstanceOptions{Service: "shop", Version: version, Protocol: o.Protocol})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(i.Close)
-		r.Instances[version] = i
+	if len(o.Regions) == 0 {
+		o.Regions = []string{Region}
 	}
+	r := &Rig{t: t, Options: o, instances: map[string]map[string]*lab.Instance{}, Wires: map[string]*lab.Wire{}}
+	for n, region := range o.Regions {
+		r.instances[region] = map[string]*lab.Instance{}
+		for _, version := range o.Versions {
+			i, err := lab.StartInstance(lab.InstanceOptions{
+				Service: "shop", Version: version, Protocol: o.Protocol, Region: region, Host: lab.RegionHost(n),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(i.Close)
+			r.instances[region][version] = i
+		}
+	}
+	r.Instances = r.instances[o.Regions[0]]
 	r.Plane = Plane(t)
 	r.Apply(r.Documents(o))
-	for n := range max(o.Sidecars, 1) {
-		r.Sidecars = append(r.Sidecars, r.Sidecar(fmt.Sprintf("front-%d", n), o.Flush))
+	for n, region := range o.Regions {
+		if o.Wired {
+			r.Wires[region] = NewWire(t, r.Plane.Address())
+		}
+		for k := range max(o.Sidecars, 1) {
+			r.Sidecars = append(r.Sidecars, r.SidecarIn(region, fmt.Sprintf("front-%d", n*max(o.Sidecars, 1)+k), o.Flush))
+		}
 	}
 	return r
 }
 
-// Documents of a rig.
-func (r *Rig) Documents(o Options) string {
-	var versions strings.Builder
-	for _, version := range o.Versions {
-		endpoints := fmt.Sprintf("{zone: a, address: %q}", r.Instances[version].Address())
-		for _, address := range o.More[version] {
-			endpoints += fmt.Sprintf(", {zone: a, address: %q}", address)
-		}
-		digest := version
-		if o.Digests[version] != "" {
-			digest = o.Digests[version]
-		}
-		fmt.Fprintf(&versions, `    - name: %s
-      digest: "sha256:%s"
-      regions: [{region: %s, capacity: 100000, endpoints: [%s]}]
-`, version, digest, Region, endpoints)
+// In is the instance of a version in a region.
+func (r *Rig) In(region, version string) *lab.Instance {
+	r.t.Helper()
+	i := r.instances[region][version]
+	if i == nil {
+		r.t.Fatalf("no version %s in region %s", version, region)
 	}
-	return fmt.Sprintf(`apiVersion: aviary.dev/v1
-kind: Region
-metadata: {name: %s}
-spec: {zones: [a]}
----
-apiVersion: aviary.dev/v1
-kind: Service
-metadata: {name: front}
-spec:
-  hosts: [front.example]
-  stable: v1
-  versions: [{name: v1, digest: "sha256:front"}]
-  calls: [shop]
----
-apiVersion: aviary.dev/v1
-kind: Service
-metadata: {name: shop}
-spec:
-  hosts: [shop.example]
-  protocol: %s
-  stable: %s
-%s  versions:
-%s---
-apiVersion: aviary.dev/v1
-kind: Policy
-metadata: {name: canary}
-spec:
-  availability: {target: "99.9%%"}
-%s---
-%s`, Region, o.Protocol, o.Versions[0], indent(o.Service), versions.String(), indent(o.Policy), Rollout(o.Rollout))
+	return i
 }
 
-func indent(fields string) string {
-	if fields = strings.TrimSpace(fields); fields == "" {
-		return ""
+// SidecarsIn are the sidecars of a region.
+func (r *Rig) SidecarsIn(region string) []*Sidecar {
+	var all []*Sidecar
+	for _, s := range r.Sidecars {
+		if s.Region == region {
+			all = append(all, s)
+		}
 	}
-	return "  " + strings.ReplaceAll(fields, "\n", "\n  ") + "\n"
+	return all
 }
 
 // Apply declares documents.
@@ -219,23 +210,36 @@ func (r *Rig) Apply(documents string) {
 	}
 }
 
-// Sidecar starts an Envoy of "front" and waits until it listens.
+// Sidecar starts an Envoy of "front" in the first region and waits until it listens.
 func (r *Rig) Sidecar(id string, flush time.Duration) *Sidecar {
 	r.t.Helper()
-	return r.SidecarWith(id, flush, func(bootstrap []byte) []byte { return bootstrap })
+	return r.SidecarIn(r.Options.Regions[0], id, flush)
+}
+
+// SidecarIn is Sidecar in a region.
+func (r *Rig) SidecarIn(region, id string, flush time.Duration) *Sidecar {
+	r.t.Helper()
+	return r.sidecar(region, id, flush, func(bootstrap []byte) []byte { return bootstrap })
 }
 
 // SidecarWith is Sidecar with a change of its bootstrap.
 func (r *Rig) SidecarWith(id string, flush time.Duration, change func(bootstrap []byte) []byte) *Sidecar {
+	r.t.Helper()
+	return r.sidecar(r.Options.Regions[0], id, flush, change)
+}
+
+func (r *Rig) sidecar(region, id string, flush time.Duration, change func(bootstrap []byte) []byte) *Sidecar {
 	r.t.Helper()
 	port, err := lab.NewPort()
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(port.Close)
-	bootstrap, err := r.Plane.Bootstrap(r.t.Context(), lab.Sidecar{
-		ID: id, Region: Region, Zone: "a", Service: "front", Port: port.Number(), Flush: flush,
-	})
+	sidecar := lab.Sidecar{ID: id, Region: region, Zone: "a", Service: "front", Port: port.Number(), Flush: flush}
+	if w := r.Wires[region]; w != nil {
+		sidecar.Server = w.Address()
+	}
+	bootstrap, err := r.Plane.Bootstrap(r.t.Context(), sidecar)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -255,12 +259,21 @@ func (r *Rig) SidecarWith(id string, flush time.Duration, change func(bootstrap 
 	if err := envoy.WaitReady(ready); err != nil {
 		r.t.Fatal(err)
 	}
-	s := &Sidecar{ID: id, Envoy: envoy, Egress: port.Address()}
+	s := &Sidecar{ID: id, Region: region, Envoy: envoy, Egress: port.Address()}
 	r.Until(id+" listens", 30*time.Second, func() bool {
 		all, err := envoy.Listeners()
 		return err == nil && len(all) > 0
 	})
 	return s
+}
+
+// UsersIn are Users of the sidecars of a region.
+func (r *Rig) UsersIn(region string, o lab.UsersOptions) *lab.Users {
+	r.t.Helper()
+	for _, s := range r.SidecarsIn(region) {
+		o.Proxies = append(o.Proxies, s.Egress)
+	}
+	return r.Users(o)
 }
 
 // Users send to all sidecars until the test ends, unless o names other proxies.
@@ -282,31 +295,44 @@ func (r *Rig) Users(o lab.UsersOptions) *lab.Users {
 	return u
 }
 
-// Act does a verb to the rollout "shop".
-func (r *Rig) Act(verb string) {
+// Act does a verb to the rollout "shop", in some regions or in all.
+func (r *Rig) Act(verb string, regions ...string) {
 	r.t.Helper()
-	if err := r.Plane.Act(r.t.Context(), verb, "shop"); err != nil {
+	if err := r.Plane.Act(r.t.Context(), verb, "shop", regions); err != nil {
 		r.t.Fatalf("%s: %v", verb, err)
 	}
 }
 
-// Set changes what a version does.
-func (r *Rig) Set(version string, b lab.Behavior) {
+// Set changes what a version does in some regions, or in all.
+func (r *Rig) Set(version string, b lab.Behavior, regions ...string) {
 	r.t.Helper()
-	if err := r.Instances[version].Set(b); err != nil {
-		r.t.Fatal(err)
+	if len(regions) == 0 {
+		regions = r.Options.Regions
+	}
+	for _, region := range regions {
+		if err := r.In(region, version).Set(b); err != nil {
+			r.t.Fatal(err)
+		}
 	}
 }
 
-// Status of the rollout in the region; nil when the control plane does not answer.
-func (r *Rig) Status() *aviaryv1.RegionStatus {
+// Status of the rollout in the first region; nil when the control plane does not answer.
+func (r *Rig) Status() *aviaryv1.RegionStatus { return r.StatusIn(r.Options.Regions[0]) }
+
+// StatusIn is Status in a region.
+func (r *Rig) StatusIn(region string) *aviaryv1.RegionStatus {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	resp, err := r.Plane.API().GetRollout(ctx, &aviaryv1.GetRolloutRequest{Rollout: "shop"})
-	if err != nil || len(resp.GetRollout().GetRegions()) == 0 {
+	if err != nil {
 		return nil
 	}
-	return resp.GetRollout().GetRegions()[0]
+	for _, s := range resp.GetRollout().GetRegions() {
+		if s.GetRegion() == region {
+			return s
+		}
+	}
+	return nil
 }
 
 // Until waits until ok, and fails the test after the time.
@@ -314,24 +340,42 @@ func (r *Rig) Until(what string, within time.Duration, ok func() bool) {
 	r.t.Helper()
 	for deadline := time.Now().Add(within); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("not within %v: %s; status %v", within, what, r.Status())
+			var all []*aviaryv1.RegionStatus
+			for _, region := range r.Options.Regions {
+				all = append(all, r.StatusIn(region))
+			}
+			r.t.Fatalf("not within %v: %s; status %v", within, what, all)
 		}
 	}
 }
 
-// UntilWeight waits until the rollout intends a share and every proxy has it.
-func (r *Rig) UntilWeight(weight uint32, within time.Duration) {
+// UntilWeight waits until the rollout intends a share in a region, by default the first, and every proxy there has it.
+func (r *Rig) UntilWeight(weight uint32, within time.Duration, regions ...string) {
 	r.t.Helper()
-	r.Until(fmt.Sprintf("weight %d", weight), within, func() bool {
-		s := r.Status()
-		return s != nil && s.Weight == weight && s.EffectiveMin == weight && s.EffectiveMax == weight
-	})
+	for _, region := range r.orFirst(regions) {
+		r.Until(fmt.Sprintf("weight %d in %s", weight, region), within, func() bool {
+			s := r.StatusIn(region)
+			return s != nil && s.Weight == weight && s.EffectiveMin == weight && s.EffectiveMax == weight
+		})
+	}
 }
 
-// UntilPhase waits until the rollout is in a phase.
-func (r *Rig) UntilPhase(phase aviaryv1.Phase, within time.Duration) {
+// UntilPhase waits until the rollout is in a phase in a region, by default the first.
+func (r *Rig) UntilPhase(phase aviaryv1.Phase, within time.Duration, regions ...string) {
 	r.t.Helper()
-	r.Until(phase.String(), within, func() bool { s := r.Status(); return s != nil && s.Phase == phase })
+	for _, region := range r.orFirst(regions) {
+		r.Until(fmt.Sprintf("%v in %s", phase, region), within, func() bool {
+			s := r.StatusIn(region)
+			return s != nil && s.Phase == phase
+		})
+	}
+}
+
+func (r *Rig) orFirst(regions []string) []string {
+	if len(regions) == 0 {
+		return r.Options.Regions[:1]
+	}
+	return regions
 }
 
 // Log is what a process writes and a test reads.
@@ -350,13 +394,4 @@ func (s *Log) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
-}
-
-// Rollout is the document of the rollout "shop" to a version.
-func Rollout(version string) string {
-	return fmt.Sprintf(`apiVersion: aviary.dev/v1
-kind: Rollout
-metadata: {name: shop}
-spec: {service: shop, version: %s, policy: canary}
-`, version)
 }

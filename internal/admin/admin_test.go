@@ -100,6 +100,12 @@ func (f *fake) Watch(ctx context.Context, name string) (<-chan *aviaryv1.Rollout
 	return out, nil
 }
 
+func (f *fake) Regions(context.Context) ([]*aviaryv1.RegionState, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return []*aviaryv1.RegionState{{Name: "eu", Refused: "shop may not leave"}, {Name: "us"}}, f.err
+}
+
 type world struct {
 	api      aviaryv1.AdminServiceClient
 	conn     *grpc.ClientConn
@@ -122,7 +128,7 @@ func start(t *testing.T) world {
 	})
 	f := &fake{changes: make(chan *aviaryv1.RolloutStatus)}
 	srv, err := admin.New(admin.Config{
-		Store: s, Rollouts: f, Version: "v1.2.3", Log: quiet,
+		Store: s, Rollouts: f, Regions: f, Version: "v1.2.3", Log: quiet,
 		Authorize: func(ctx context.Context) error {
 			if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("stranger")) > 0 {
 				return errors.New("a stranger")
@@ -450,6 +456,19 @@ func TestProxiesEventsAndVersionAreTold(t *testing.T) {
 	if v, err := w.api.GetVersion(t.Context(), &aviaryv1.GetVersionRequest{}); err != nil || v.GetVersion() != "v1.2.3" {
 		t.Fatalf("%v: %v", v, err)
 	}
+}
+
+func TestRegionsAreTold(t *testing.T) {
+	w := start(t)
+	resp, err := w.api.ListRegions(t.Context(), &aviaryv1.ListRegionsRequest{})
+	if err != nil || len(resp.GetRegions()) != 2 || resp.GetRegions()[0].GetRefused() != "shop may not leave" {
+		t.Fatalf("%v: %v", resp, err)
+	}
+	w.rollouts.mu.Lock()
+	w.rollouts.err = fmt.Errorf("%w: stopped", store.ErrUnavailable)
+	w.rollouts.mu.Unlock()
+	_, err = w.api.ListRegions(t.Context(), &aviaryv1.ListRegionsRequest{})
+	want(t, err, codes.Unavailable, "stopped")
 }
 
 func TestAStrangerIsLetIntoNothingButHealth(t *testing.T) {

@@ -13,6 +13,12 @@ import (
 	aviaryv1 "github.com/aviary-mesh/aviary/proto/aviary/v1"
 )
 
+// ListRegions tells what each region's proxies are given, and what was refused them.
+func (s *Server) ListRegions(ctx context.Context, _ *aviaryv1.ListRegionsRequest) (*aviaryv1.ListRegionsResponse, error) {
+	all, err := s.cfg.Regions.Regions(ctx)
+	return &aviaryv1.ListRegionsResponse{Regions: all}, err
+}
+
 // ListProxies tells what the connected proxies have and lack.
 func (s *Server) ListProxies(_ context.Context, req *aviaryv1.ListProxiesRequest) (*aviaryv1.ListProxiesResponse, error) {
 	resp := &aviaryv1.ListProxiesResponse{}

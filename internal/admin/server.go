@@ -35,11 +35,17 @@ type Rollouts interface {
 // Proxies returns what is known of every connected proxy. The caller does not change it.
 type Proxies func() []*aviaryv1.ProxyStatus
 
-// Config of a Server. Store, Rollouts and Proxies are needed.
+// Regions tells what each region's proxies are given, sorted by name. The caller does not change it.
+type Regions interface {
+	Regions(ctx context.Context) ([]*aviaryv1.RegionState, error)
+}
+
+// Config of a Server. Store, Rollouts, Proxies and Regions are needed.
 type Config struct {
 	Store    *store.Store
 	Rollouts Rollouts
 	Proxies  Proxies
+	Regions  Regions
 	// Authorize lets a caller in or says why not; nil lets everyone in whom the transport let in. Health and reflection
 	// are not asked for.
 	Authorize func(context.Context) error

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"sync"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -18,7 +20,9 @@ import (
 
 	"github.com/aviary-mesh/aviary/internal/admin"
 	"github.com/aviary-mesh/aviary/internal/control"
+	"github.com/aviary-mesh/aviary/internal/discovery"
 	"github.com/aviary-mesh/aviary/internal/store"
+	"github.com/aviary-mesh/aviary/plugin/spec"
 	"github.com/aviary-mesh/aviary/xds/ads"
 	"github.com/aviary-mesh/aviary/xds/bootstrap"
 	"github.com/aviary-mesh/aviary/xds/telemetry"
@@ -33,8 +37,12 @@ const (
 
 // Config of a process.
 type Config struct {
-	// DataDir is where the embedded etcd lives.
+	// DataDir is where the embedded etcd lives; needed without Open.
 	DataDir string
+	// Open says where the store comes from; nil is the embedded one in DataDir. Run closes what it opened.
+	Open func(ctx context.Context) (*store.Store, error)
+	// DNS is the server that looks up names of endpoints; the zero value is those of the machine.
+	DNS netip.AddrPort
 	// XDS, Admin and HTTP are the addresses of the xDS server, the admin API, and metrics and health. A port 0 takes any.
 	XDS, Admin, HTTP string
 	// TLS of the xDS server and the admin API; nil is plaintext, on loopback only unless Plaintext.
@@ -57,8 +65,13 @@ func New(cfg Config) (*App, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	if cfg.DataDir == "" {
-		return nil, errors.New("no store: give a data directory")
+	if cfg.Open == nil {
+		if cfg.DataDir == "" {
+			return nil, errors.New("no store: give a data directory")
+		}
+		cfg.Open = func(ctx context.Context) (*store.Store, error) {
+			return store.OpenEmbedded(ctx, cfg.DataDir, store.Options{Logger: cfg.Log})
+		}
 	}
 	a := &App{cfg: cfg, ready: make(chan struct{})}
 	if cfg.TLS != nil {
@@ -113,6 +126,9 @@ const linger = 5 * time.Minute
 // maxFlush bounds a proxy's report of telemetry: a gateway's of thousands of services is far below.
 const maxFlush = 64 << 20
 
+// settle is how long a start waits for the first lookups of names.
+const settle = 5 * time.Second
+
 // How long each part of a clean stop may take.
 const (
 	stopAdmin   = 2 * time.Second
@@ -123,7 +139,7 @@ const (
 // process, then the streams of the proxies, which keep what they have for as long as their leases last.
 func (a *App) Run(ctx context.Context) error {
 	defer a.close()
-	kept, err := store.OpenEmbedded(ctx, a.cfg.DataDir, store.Options{Logger: a.cfg.Log})
+	kept, err := a.cfg.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -134,9 +150,17 @@ func (a *App) Run(ctx context.Context) error {
 	}()
 
 	d := newDelivery(a.cfg.Log)
+	defer d.close()
 	server := ads.New(ads.Config{Identify: d.identify, Linger: linger, Log: a.cfg.Log})
-	d.ads = server
-	loop := control.New(control.Config{Store: kept, Delivery: d, Effect: d.effect, Leases: d.leases, Log: a.cfg.Log})
+	d.ads, d.to = server, server
+	var loop *control.Controller
+	names := discovery.New(discovery.Config{
+		Lookup: a.lookup(), Log: a.cfg.Log,
+		Sink: func(found map[string][]netip.Addr) { loop.Resolve(found) },
+	})
+	loop = control.New(control.Config{
+		Store: kept, Delivery: d, Effect: d.effect, Leases: d.leases, Discover: names.Watch, Log: a.cfg.Log,
+	})
 	receiver := telemetry.New(telemetry.Config{
 		Identify: func(ctx context.Context, node *corev3.Node) (telemetry.Proxy, error) {
 			id, err := identify(ctx, node)
@@ -157,14 +181,18 @@ func (a *App) Run(ctx context.Context) error {
 	api, err := admin.New(admin.Config{
 		Store: kept, Rollouts: loop, Proxies: d.proxies, Version: a.cfg.Version, Log: a.cfg.Log,
 		Authorize: operator, InForce: loop.InForce,
+		Regions: regions{loop, d, names, func(ctx context.Context) (*spec.Set, error) { return documents(ctx, kept) }},
 	}, a.credentials())
 	if err != nil {
 		return err
 	}
-	web := &http.Server{Handler: a.web(server, loop), ReadHeaderTimeout: 5 * time.Second}
+	web := &http.Server{Handler: a.web(server, loop, d), ReadHeaderTimeout: 5 * time.Second}
 
 	// The loop outlives ctx until the admin API has answered its last call.
 	deciding, stopDeciding := context.WithCancel(context.WithoutCancel(ctx))
+	var resolving sync.WaitGroup
+	resolving.Go(func() { names.Run(deciding) })
+	defer resolving.Wait()
 	defer stopDeciding()
 	ended := make(chan error, 4)
 	decided := make(chan error, 1)
@@ -184,6 +212,10 @@ func (a *App) Run(ctx context.Context) error {
 		renewed[l.Proxy] = l.Renewed
 	}
 	server.Restore(renewed)
+	// A proxy that has endpoints from before must not lose those of a name that was not looked up yet.
+	settling, cancel := context.WithTimeout(ctx, settle)
+	names.Settle(settling)
+	cancel()
 	serve := func(name string, f func() error) {
 		go func() {
 			if err := f(); err != nil && !errors.Is(err, http.ErrServerClosed) {
@@ -215,6 +247,13 @@ func (a *App) Run(ctx context.Context) error {
 	xds.Stop()
 	_ = web.Close()
 	return errors.Join(failed, err)
+}
+
+func (a *App) lookup() discovery.Lookup {
+	if a.cfg.DNS.IsValid() {
+		return discovery.Server(a.cfg.DNS)
+	}
+	return discovery.Machine()
 }
 
 func (a *App) credentials() grpc.ServerOption {

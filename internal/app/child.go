@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -152,24 +153,24 @@ func (c *Child) Apply(ctx context.Context, documents []byte) error {
 }
 
 // Act is a verb of the admin API.
-func (c *Child) Act(ctx context.Context, verb, rollout string) error {
+func (c *Child) Act(ctx context.Context, verb, rollout string, regions []string) error {
 	var err error
 	const author = "lab"
 	switch verb {
 	case "start":
-		_, err = c.api.StartRollout(ctx, &aviaryv1.StartRolloutRequest{Rollout: rollout, Author: author})
+		_, err = c.api.StartRollout(ctx, &aviaryv1.StartRolloutRequest{Rollout: rollout, Regions: regions, Author: author})
 	case "pause":
-		_, err = c.api.PauseRollout(ctx, &aviaryv1.PauseRolloutRequest{Rollout: rollout, Author: author})
+		_, err = c.api.PauseRollout(ctx, &aviaryv1.PauseRolloutRequest{Rollout: rollout, Regions: regions, Author: author})
 	case "resume":
-		_, err = c.api.ResumeRollout(ctx, &aviaryv1.ResumeRolloutRequest{Rollout: rollout, Author: author})
+		_, err = c.api.ResumeRollout(ctx, &aviaryv1.ResumeRolloutRequest{Rollout: rollout, Regions: regions, Author: author})
 	case "abort":
-		_, err = c.api.AbortRollout(ctx, &aviaryv1.AbortRolloutRequest{Rollout: rollout, Author: author})
+		_, err = c.api.AbortRollout(ctx, &aviaryv1.AbortRolloutRequest{Rollout: rollout, Regions: regions, Author: author})
 	case "promote":
-		_, err = c.api.PromoteRollout(ctx, &aviaryv1.PromoteRolloutRequest{Rollout: rollout, Author: author})
+		_, err = c.api.PromoteRollout(ctx, &aviaryv1.PromoteRolloutRequest{Rollout: rollout, Regions: regions, Author: author})
 	case "rollback":
-		_, err = c.api.RollbackRollout(ctx, &aviaryv1.RollbackRolloutRequest{Rollout: rollout, Author: author})
+		_, err = c.api.RollbackRollout(ctx, &aviaryv1.RollbackRolloutRequest{Rollout: rollout, Regions: regions, Author: author})
 	case "retry":
-		_, err = c.api.RetryRollout(ctx, &aviaryv1.RetryRolloutRequest{Rollout: rollout, Author: author})
+		_, err = c.api.RetryRollout(ctx, &aviaryv1.RetryRolloutRequest{Rollout: rollout, Regions: regions, Author: author})
 	default:
 		err = fmt.Errorf("unknown verb %q", verb)
 	}
@@ -184,7 +185,9 @@ func (c *Child) Rollout(ctx context.Context, name string) (map[string]lab.Region
 	}
 	out := map[string]lab.RegionStatus{}
 	for _, r := range resp.GetRollout().GetRegions() {
-		out[r.GetRegion()] = lab.RegionStatus{Phase: phaseName(r.GetPhase()), Reason: r.GetReason(), Weight: r.GetWeight()}
+		out[r.GetRegion()] = lab.RegionStatus{
+			Phase: phaseName(r.GetPhase()), Reason: r.GetReason(), Weight: r.GetWeight(), Shadow: r.GetShadow(), Since: r.GetSince().AsTime(),
+		}
 	}
 	return out, nil
 }
@@ -202,6 +205,6 @@ func phaseName(p aviaryv1.Phase) string {
 func (c *Child) Bootstrap(_ context.Context, s lab.Sidecar) ([]byte, error) {
 	return bootstrap.Render(bootstrap.Options{
 		ID: s.ID, Service: s.Service, Region: s.Region, Zone: s.Zone, Port: s.Port, Flush: s.Flush,
-		Servers: []string{c.Address()}, Edges: signal.Edges, Admin: "127.0.0.1:0",
+		Servers: []string{cmp.Or(s.Server, c.Address())}, Edges: signal.Edges, Admin: "127.0.0.1:0",
 	})
 }

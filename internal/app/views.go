@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/aviary-mesh/aviary/internal/control"
+	"github.com/aviary-mesh/aviary/plugin/traffic"
 	aviaryv1 "github.com/aviary-mesh/aviary/proto/aviary/v1"
 	"github.com/aviary-mesh/aviary/xds/ads"
 	"github.com/aviary-mesh/aviary/xds/resource"
@@ -17,7 +18,7 @@ import (
 // viewOf says what kind of client a node is: what its bootstrap says of itself (metadata "aviary"), and what its user agent
 // says of what it can do.
 func viewOf(node *corev3.Node, id identity) (resource.View, error) {
-	v := resource.View{Service: id.service, Weights: resource.InRoutes}
+	v := resource.View{Service: id.service, Zone: node.GetLocality().GetZone(), Weights: resource.InRoutes}
 	if strings.HasPrefix(node.GetUserAgentName(), "gRPC") {
 		v.GRPC = true
 		return v, nil
@@ -40,23 +41,26 @@ func kind(v resource.View) string {
 	name := "/sidecar"
 	switch {
 	case v.GRPC:
-		return "/grpc"
+		name = "/grpc"
 	case v.Gateway:
 		name = "/gateway"
 	}
-	if v.Weights == resource.InRoutes {
+	if v.Weights == resource.InRoutes && !v.GRPC {
 		name += "-unleased"
 	}
 	if v.Port != 0 {
 		name += fmt.Sprintf(":%d", v.Port)
 	}
+	if v.Zone != "" {
+		name += "@" + v.Zone
+	}
 	return name
 }
 
-// lacks names what a kind of client goes without.
-func lacks(v resource.View, services int) []string {
+// lacks names what a kind of client goes without; of shadows and failover, when one of the services that it sees has it now.
+func lacks(v resource.View, sees []traffic.Intent) []string {
 	var all []string
-	if services == 0 {
+	if len(sees) == 0 {
 		all = append(all, "services") // the caller is not declared, or calls nothing
 	}
 	if v.Weights == resource.InRoutes {
@@ -64,6 +68,12 @@ func lacks(v resource.View, services int) []string {
 	}
 	if v.GRPC {
 		all = append(all, "retry-on-stable", "exact-counts") // it reports loads
+	}
+	if v.Weights == resource.InRoutes && slices.ContainsFunc(sees, func(in traffic.Intent) bool { return in.Shadow > 0 }) {
+		all = append(all, "shadow") // copies are under the lease
+	}
+	if v.GRPC && slices.ContainsFunc(sees, func(in traffic.Intent) bool { return in.Failover != nil && in.Failover.Admit < traffic.Whole }) {
+		all = append(all, "failover") // it could send the neighbours all or nothing
 	}
 	return all
 }
@@ -93,17 +103,8 @@ func (d *delivery) effect(regionName, service, version string, weight uint32) co
 
 // effective is the canary's share that a proxy acknowledged; routes is false when the proxy has no route to the service.
 func (d *delivery) effective(p ads.ProxyStatus, service, version string) (has uint32, routes bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	r := d.regions[p.Region]
-	if r == nil {
-		return 0, false
-	}
-	view, ok := r.views[p.View]
-	if !ok {
-		return 0, false
-	}
-	for _, in := range resource.Intents(r.plan, view) {
+	view, sees := d.sees(p)
+	for _, in := range sees {
 		if in.Service != service {
 			continue
 		}
@@ -119,6 +120,21 @@ func (d *delivery) effective(p ads.ProxyStatus, service, version string) (has ui
 		return 0, true
 	}
 	return 0, false
+}
+
+// sees is a proxy's view, and what its routes say, shares included.
+func (d *delivery) sees(p ads.ProxyStatus) (resource.View, []traffic.Intent) {
+	r := d.region(p.Region)
+	if r == nil {
+		return resource.View{}, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	view, ok := r.views[p.View]
+	if !ok {
+		return resource.View{}, nil
+	}
+	return view, resource.Intents(r.shown, view)
 }
 
 // leases are those that proxies hold now.
@@ -151,12 +167,8 @@ func (d *delivery) proxies() []*aviaryv1.ProxyStatus {
 			Name: p.Node, Region: p.Region, Service: p.Service, Transport: string(p.Transport),
 			Agent: p.UserAgent + "/" + p.UserAgentVersion, Connected: timestamppb.New(p.Connected),
 		}
-		d.mu.Lock()
-		if r := d.regions[p.Region]; r != nil {
-			view := r.views[p.View]
-			out.Gateway, out.Lacks = view.Gateway, lacks(view, len(resource.Intents(r.plan, view)))
-		}
-		d.mu.Unlock()
+		view, sees := d.sees(p)
+		out.Gateway, out.Lacks = view.Gateway, lacks(view, sees)
 		if p.Lease == ads.LeaseHeld {
 			out.LeaseUntil = timestamppb.New(p.LeaseUntil)
 		}

@@ -12,12 +12,13 @@ import (
 )
 
 // web serves /metrics, /healthz (the process lives) and /readyz (it serves).
-func (a *App) web(server *ads.Server, loop *control.Controller) http.Handler {
+func (a *App) web(server *ads.Server, loop *control.Controller, d *delivery) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		&metrics{ads: server, loop: loop},
+		d.builds,
+		&metrics{ads: server, loop: loop, delivery: d},
 	)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
@@ -35,8 +36,9 @@ func (a *App) web(server *ads.Server, loop *control.Controller) http.Handler {
 
 // metrics reads what the rooms count at the time of a scrape.
 type metrics struct {
-	ads  *ads.Server
-	loop *control.Controller
+	ads      *ads.Server
+	loop     *control.Controller
+	delivery *delivery
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -58,12 +60,14 @@ var (
 	weight     = desc("rollout_weight_ratio", "Intended share of the canary.", "rollout", "region")
 	phase      = desc("rollout_phase", "1 for the phase that a rollout is in.", "rollout", "region", "phase")
 	leading    = desc("coordinator", "1 when this process is the elected coordinator.")
+	accepted   = desc("plans_published_total", "Plans that were built, checked and published, by region.", "region")
+	rejected   = desc("plans_refused_total", "Plans that were refused, by region; the last good one stays.", "region")
 	dropped    = desc("telemetry_dropped_total", "Flushes that came faster than they could be judged.")
 )
 
 // Describe names the metrics.
 func (m *metrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{streams, leased, pending, pushes, acks, nacks, refused, closed, heartbeats, lapses, kill, weight, phase, leading, dropped} {
+	for _, d := range []*prometheus.Desc{streams, leased, pending, pushes, acks, nacks, refused, closed, heartbeats, lapses, kill, weight, phase, leading, accepted, rejected, dropped} {
 		out <- d
 	}
 }
@@ -97,6 +101,10 @@ func (m *metrics) Collect(out chan<- prometheus.Metric) {
 	}
 	out <- prometheus.MustNewConstHistogram(kill, s.Kill.Count, s.Kill.Sum.Seconds(), buckets)
 	counter(dropped, m.loop.Dropped())
+	for region, s := range m.delivery.states() {
+		counter(accepted, s.accepted, region)
+		counter(rejected, s.refused, region)
+	}
 	lead := 0.0
 	if m.loop.Leading() {
 		lead = 1

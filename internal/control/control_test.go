@@ -318,25 +318,38 @@ func TestDecisionsReplay(t *testing.T) {
 
 // Whether a region begins is decided by the others too: they are recorded.
 func TestABeginningReplays(t *testing.T) {
-	w := newWorldOf(t, strings.Replace(twoRegions, "regions: [eu]", "regions: [eu, us]", 1))
+	text := strings.Replace(twoRegions, "regions: [eu]", "regions: [eu, us]", 1)
+	w := newWorldOf(t, strings.Replace(text, `  steps:`, `  waves: [{regions: [eu], bake: 2s}, {regions: [us]}]
+  steps:`, 1))
 	w.start()
 	w.act(rollout.Start)
-	w.secondsUntil("at its share", func() bool { return w.intentIn("eu").Weight == 500 })
-	w.stop()
-	if replayed := w.replay(); replayed[rollout.Progressing] != 1 {
-		t.Errorf("replayed %v", replayed)
+	w.secondsUntil("promoted in eu", func() bool { return w.region().Phase == rollout.Promoted })
+	healthy := []signal.Arm{
+		{Version: "v1", Outcomes: []signal.Outcome{outcome(200, 100)}, Endpoints: 1, Healthy: 1},
+		{Version: "v2", Outcomes: []signal.Outcome{outcome(200, 5)}, Endpoints: 1, Healthy: 1},
 	}
+	us := func() rollout.Region { return w.Regions()["shop-v2"]["us"] }
+	for range 10 {
+		w.flush("us", slices.Clone(healthy)...)
+		if us().Begun {
+			break
+		}
+		w.second(5, 0)
+	}
+	w.until("begun in us", func() bool { return us().Phase == rollout.Progressing })
+	w.stop()
+	w.replay()
 	events, err := w.store.Events(t.Context(), "shop-v2", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	last := events[len(events)-1]
+	i := slices.IndexFunc(events, func(e store.Event) bool { return e.Region == "us" && e.Type == string(rollout.Progressing) })
 	var d decision
-	if err := json.Unmarshal(last.Data, &d); err != nil {
+	if err := json.Unmarshal(events[i].Data, &d); err != nil {
 		t.Fatal(err)
 	}
-	if us := d.Beside["us"]; last.Region != "eu" || len(d.Beside) != 1 || us.From.Version != "v2" {
-		t.Errorf("%s in %s was decided beside %+v", last.Reason, last.Region, d.Beside)
+	if eu := d.Beside["eu"]; len(d.Beside) != 1 || eu.From.Phase != rollout.Promoted {
+		t.Errorf("us began beside %+v", d.Beside)
 	}
 }
 

@@ -98,7 +98,7 @@ func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[s
 			continue
 		}
 		told := decision{Documents: c.at, From: from, Left: record{Service: next.Service, Region: to}}
-		if from.Phase == rollout.Pending || to.Phase == rollout.Halted {
+		if !from.Begun || to.Phase == rollout.Halted {
 			told.Beside = others(before, region, in)
 		}
 		j := job{place: p, service: next.Service, region: to, events: stored(events, region, in, told)}
@@ -189,9 +189,13 @@ func rises(from, to rollout.Region) bool {
 // material reports whether two states differ in what has to be kept.
 func material(a, b rollout.Region) bool {
 	return a.Phase != b.Phase || a.Reason != b.Reason || a.Step != b.Step || a.Weight != b.Weight || a.Shadow != b.Shadow || a.Shadowed != b.Shadowed || a.Trial() != b.Trial() ||
-		a.Version != b.Version || a.Started != b.Started || a.Stable != b.Stable || a.Previous != b.Previous ||
-		!slices.Equal(a.Halts, b.Halts)
+		a.Version != b.Version || a.Started != b.Started || a.Begun != b.Begun || a.Stable != b.Stable || a.Previous != b.Previous ||
+		!a.UnwellAt.Truncate(unwellEvery).Equal(b.UnwellAt.Truncate(unwellEvery)) || !slices.Equal(a.Halts, b.Halts)
 }
+
+// unwellEvery is how finely the time is kept at which a promoted region was last unwell: it moves on every tick, and after a
+// restart a bake may be that much too short.
+const unwellEvery = 10 * time.Second
 
 // fresher is a region with what b knows of its evidence.
 func fresher(a, b rollout.Region) rollout.Region {

@@ -266,36 +266,24 @@ func TestAPromotedRegionIsStillJudged(t *testing.T) {
 	w.start()
 	w.climb(500)
 	w.secondsUntil("promoted", func() bool { return w.region().Phase == rollout.Promoted })
-	unwell := func() (is bool) {
-		if err := w.call(t.Context(), func() {
-			seen := w.watches[place{"shop-v2", "eu"}]
-			is = seen.Alone && seen.input.Unwell || seen.Verdict.Finding != 0
-		}); err != nil {
-			t.Fatal(err)
-		}
-		return is
-	}
-	serve := func(errors uint64) {
+	serve := func(errors uint64) time.Time {
 		w.flush("eu", signal.Arm{Version: "v2", Outcomes: []signal.Outcome{outcome(200, 1000-errors), outcome(500, errors)}, Endpoints: 1, Healthy: 1})
+		return w.region().UnwellAt
 	}
-	serve(0)
-	if unwell() {
-		t.Error("at first")
+	if at := serve(0); !at.IsZero() {
+		t.Errorf("unwell at first, at %v", at)
 	}
 	for range 5 {
 		serve(50)
 	}
-	if !unwell() {
-		t.Error("with one error in twenty")
-	}
-	if w.region().Phase != rollout.Promoted {
-		t.Errorf("it is %+v", w.region())
+	if at := serve(50); !at.Equal(w.clock()) || w.region().Phase != rollout.Promoted {
+		t.Errorf("with one error in twenty: %+v", w.region())
 	}
 	for range 10 {
 		serve(0)
 	}
-	if unwell() {
-		t.Error("when it is well again")
+	if at := serve(0); !at.Before(w.clock().Add(-3 * time.Second)) {
+		t.Errorf("well again, and still unwell at %v", at)
 	}
 }
 

@@ -107,7 +107,7 @@ func in(s rollout.State, region string, change func(*rollout.Region)) rollout.St
 
 func progressing(weight spec.Share) func(*rollout.Region) {
 	return func(r *rollout.Region) {
-		r.Phase, r.Reason, r.Weight, r.Started = rollout.Progressing, rollout.StepReached, weight, true
+		r.Phase, r.Reason, r.Weight, r.Shadow, r.Started = rollout.Progressing, rollout.StepReached, weight, 0, true
 	}
 }
 
@@ -118,7 +118,7 @@ func shadowing(share spec.Share) func(*rollout.Region) {
 }
 
 func promoted(r *rollout.Region) {
-	r.Phase, r.Reason, r.Weight, r.Started = rollout.Promoted, rollout.StepsDone, 0, true
+	r.Phase, r.Reason, r.Weight, r.Shadow, r.Started = rollout.Promoted, rollout.StepsDone, 0, 0, true
 	r.Previous, r.Stable, r.StableSince = r.Stable, rollout.Known{Version: r.Version, Digest: r.Digest}, now
 }
 

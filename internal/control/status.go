@@ -142,13 +142,14 @@ func (c *Controller) status(name string) *aviaryv1.RolloutStatus {
 		if policy != nil {
 			steps := policy.StepsIn(region)
 			r.Steps = uint32(len(steps))
-			r.Wave, r.Waves = uint32(policy.WaveOf(region)+1), uint32(len(policy.Waves))
+			wave, waves := rollout.WaveOf(c.set, name, region)
+			r.Wave, r.Waves = uint32(wave), uint32(waves)
 			switch {
 			case here.Weight > 0 && here.Step < len(steps):
 				step := steps[here.Step]
 				r.Step = uint32(here.Step) + 1
 				r.Hold, r.MinTries = durationpb.New(step.Hold), step.MinTries
-			case here.Phase == rollout.Shadowing && policy.Shadow != nil:
+			case here.Shadow > 0 && policy.Shadow != nil:
 				r.Hold, r.MinTries = durationpb.New(policy.Shadow.Hold), policy.Shadow.MinTries
 			}
 		}

@@ -18,6 +18,9 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer i.handlers.Done()
 	b := i.behavior.Load()
 	w.Header().Set("X-Version", i.o.Version)
+	if i.o.Region != "" {
+		w.Header().Set("X-Region", i.o.Region)
+	}
 	w.Header()["Date"] = nil
 	if i.o.Protocol == GRPC {
 		w.Header().Set("Content-Type", "application/grpc")
@@ -29,11 +32,15 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		i.httpHealth(w, b)
 		return
 	}
-	i.tally.receive()
-	try := &try{i: i, b: b, w: w, r: r}
+	try := &try{i: i, b: b, w: w, r: r, tally: &i.tally}
+	if r.Header.Get(ShadowHeader) != "" {
+		try.tally = &i.copies
+		try.tally.leak(r.Header, i.o.Personal)
+	}
+	try.tally.receive()
 	defer func() {
 		// Counted once, however the handler ends; a cut connection shows as a panic of the abort kind.
-		i.tally.end(try.outcome)
+		try.tally.end(try.outcome)
 	}()
 	if i.o.Protocol == GRPC {
 		try.grpc()
@@ -56,6 +63,7 @@ type try struct {
 	b       *Behavior
 	w       http.ResponseWriter
 	r       *http.Request
+	tally   *tally
 	outcome string
 }
 
@@ -63,12 +71,20 @@ func (t *try) http() {
 	t.outcome = OutcomeGone
 	// Read to the end: only then does the server notice over HTTP/1 that the caller left.
 	n, err := io.Copy(io.Discard, t.r.Body)
-	t.i.tally.bytes.Add(uint64(n))
+	t.tally.bytes.Add(uint64(n))
 	if err != nil {
 		return
 	}
 	f := t.b.pick(t.r)
 	if !t.wait(f) {
+		return
+	}
+	if !t.fetch() {
+		if t.r.Context().Err() == nil {
+			defer t.tally.bad()
+			t.w.WriteHeader(http.StatusBadGateway)
+			t.write([]byte("what this needs failed\n"), "502")
+		}
 		return
 	}
 	if f == nil || f.Kind == FailSlow {
@@ -81,7 +97,7 @@ func (t *try) http() {
 	case FailStatus:
 		outcome := strconv.Itoa(f.Status)
 		if !good(outcome) {
-			defer t.i.tally.bad()
+			defer t.tally.bad()
 		}
 		t.w.WriteHeader(f.Status)
 		if f.Status == http.StatusNoContent || f.Status == http.StatusNotModified {
@@ -108,18 +124,23 @@ func (t *try) write(body []byte, outcome string) {
 	}
 }
 
+// fetch calls what the instance needs. False: that failed, or the caller left.
+func (t *try) fetch() bool {
+	return t.i.needs == nil || t.i.needs.call(t.r.Context(), t.r.Header.Get(ShadowHeader))
+}
+
 // wait lets the time of the answer pass. False: the caller left, which is what ends a hang.
 func (t *try) wait(f *Failure) bool {
 	latency := t.b.Latency.draw()
 	switch {
 	case f != nil && f.Kind == FailHang:
-		t.i.tally.bad()
+		t.tally.bad()
 		<-t.r.Context().Done()
 		t.outcome = OutcomeHang
 		return false
 	case f != nil && f.Kind == FailSlow:
-		t.i.tally.slow.Add(1)
-		t.i.tally.bad()
+		t.tally.slow.Add(1)
+		t.tally.bad()
 		latency += f.Delay
 	case latency == 0:
 		return t.r.Context().Err() == nil
@@ -140,7 +161,7 @@ func (t *try) cut(outcome string) {
 	if outcome == OutcomeBreak {
 		_ = http.NewResponseController(t.w).Flush()
 	}
-	t.i.tally.bad()
+	t.tally.bad()
 	if t.i.o.Protocol == HTTP && outcome == OutcomeReset {
 		if c, ok := t.r.Context().Value(connKey{}).(*net.TCPConn); ok {
 			_ = c.SetLinger(0) // close sends RST
@@ -158,7 +179,7 @@ func (t *try) grpc() {
 		if !t.drain() || !t.wait(f) {
 			return
 		}
-		defer t.i.tally.bad()
+		defer t.tally.bad()
 		t.status(f.code)
 		if f.Status != 0 {
 			t.w.WriteHeader(f.Status)
@@ -176,7 +197,7 @@ func (t *try) grpc() {
 	answer := t.b.payload
 	for first := true; ; first = false {
 		n, err := readFrame(t.r.Body)
-		t.i.tally.bytes.Add(uint64(n))
+		t.tally.bytes.Add(uint64(n))
 		if errors.Is(err, io.EOF) && !first {
 			break
 		}
@@ -185,6 +206,14 @@ func (t *try) grpc() {
 		}
 		// A failure belongs to the call: its wait is paid once.
 		if first && !t.wait(f) || !first && !t.wait(nil) {
+			return
+		}
+		if !t.fetch() {
+			if t.r.Context().Err() == nil {
+				defer t.tally.bad()
+				t.status(codes.Unavailable)
+				t.outcome = codeName(codes.Unavailable)
+			}
 			return
 		}
 		if f != nil && f.Kind == FailBreak {
@@ -201,7 +230,7 @@ func (t *try) grpc() {
 	code := codes.OK
 	if f != nil && f.Kind == FailTrailer {
 		code = f.code
-		defer t.i.tally.bad()
+		defer t.tally.bad()
 	}
 	if t.r.Context().Err() != nil {
 		return
@@ -220,7 +249,7 @@ func (t *try) status(code codes.Code) {
 
 func (t *try) drain() bool {
 	n, err := io.Copy(io.Discard, t.r.Body)
-	t.i.tally.bytes.Add(uint64(max(n-frameHeader, 0)))
+	t.tally.bytes.Add(uint64(max(n-frameHeader, 0)))
 	return err == nil
 }
 

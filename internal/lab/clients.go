@@ -63,11 +63,7 @@ func (h *http1) do(ctx context.Context, c call) answer {
 	// An end of ctx before its time cuts the request short.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	a, reuse := h.exchange(conn, c)
-	if a.failed != "" && a.status == "" {
-		v := a.version
-		a = failure(ctx, errors.New(a.failed))
-		a.version = v
-	}
+	a = brokenOff(ctx, a)
 	h.give(conn, stop() && reuse)
 	return a
 }
@@ -100,7 +96,7 @@ func (h *http1) exchange(conn *conn1, c call) (a answer, reuse bool) {
 // read takes the rest of an answer; the status is "" when its body breaks off.
 func read(resp *http.Response) answer {
 	defer resp.Body.Close()
-	a := answer{version: resp.Header.Get("X-Version")}
+	a := answer{version: resp.Header.Get("X-Version"), region: resp.Header.Get("X-Region")}
 	for _, line := range resp.Header["Set-Cookie"] {
 		cookie, _, _ := strings.Cut(line, ";")
 		a.cookies = append(a.cookies, cookie)
@@ -118,6 +114,16 @@ func read(resp *http.Response) answer {
 		a.failed = a.status + " " + strings.TrimSpace(text.String())
 	}
 	return a
+}
+
+// brokenOff is an answer as it is, or, when its body broke off, the failure that this is.
+func brokenOff(ctx context.Context, a answer) answer {
+	if a.failed == "" || a.status != "" {
+		return a
+	}
+	f := failure(ctx, errors.New(a.failed))
+	f.version, f.region = a.version, a.region
+	return f
 }
 
 // failure is the answer when there was none.
@@ -222,13 +228,7 @@ func (h *http2) do(ctx context.Context, c call) answer {
 	if err != nil {
 		return failure(ctx, err)
 	}
-	a := read(resp)
-	if a.failed != "" && a.status == "" {
-		v := a.version
-		a = failure(ctx, errors.New(a.failed))
-		a.version = v
-	}
-	return a
+	return brokenOff(ctx, read(resp))
 }
 
 func (h *http2) close() {
@@ -277,6 +277,9 @@ func (g *grpcClient) do(ctx context.Context, c call) answer {
 	// An answer of headers alone is a trailer to grpc-go.
 	for _, v := range append(header.Get("x-version"), trailer.Get("x-version")...) {
 		a.version = v
+	}
+	for _, v := range append(header.Get("x-region"), trailer.Get("x-region")...) {
+		a.region = v
 	}
 	if code := status.Code(err); code != codes.OK {
 		a.failed = a.status + ": " + status.Convert(err).Message()

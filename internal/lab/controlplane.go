@@ -19,13 +19,13 @@ type ControlPlane interface {
 	Continue() error
 	// Apply declares documents (YAML).
 	Apply(ctx context.Context, documents []byte) error
-	// Act is start, pause, resume, abort, promote, rollback or retry of a rollout.
-	Act(ctx context.Context, verb, rollout string) error
+	// Act is start, pause, resume, abort, promote, rollback or retry of a rollout in some of its regions; none is all.
+	Act(ctx context.Context, verb, rollout string, regions []string) error
 	// Rollout says where a rollout stands in each region.
 	Rollout(ctx context.Context, name string) (map[string]RegionStatus, error)
 	// Bootstrap returns what the Envoy of a sidecar starts with.
 	Bootstrap(ctx context.Context, s Sidecar) ([]byte, error)
-	// Address is where sidecars reach it, host:port.
+	// Address is where it serves sidecars, host:port. The lab puts a wire before it.
 	Address() string
 }
 
@@ -33,8 +33,10 @@ type ControlPlane interface {
 type RegionStatus struct {
 	// Phase such as "Progressing" or "Halted", and the name of its reason.
 	Phase, Reason string
-	// Weight is the canary's intended share, of 10,000.
-	Weight uint32
+	// Weight is the canary's intended share, Shadow the share of the requests that is copied to it, of 10,000.
+	Weight, Shadow uint32
+	// Since is when the phase or step was entered, by the control plane's clock; zero: it does not say.
+	Since time.Time
 }
 
 // Sidecar is one proxy of a calling service.
@@ -42,6 +44,8 @@ type Sidecar struct {
 	// ID is unique among the proxies of a run.
 	ID                    string
 	Region, Zone, Service string
+	// Server is where the sidecar is to reach the control plane, host:port: its region's wire; "" is the Address.
+	Server string
 	// Port is a free loopback port kept for the sidecar's egress listener. A control plane that has its own way to choose
 	// one may leave it: the users ask Envoy where it listens.
 	Port int

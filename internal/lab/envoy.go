@@ -253,3 +253,32 @@ func (e *Envoy) ConfigDump(resource string) ([]byte, error) {
 	}
 	return e.Admin("/config_dump?resource=" + url.QueryEscape(resource))
 }
+
+// Listeners returns the addresses (host:port) that Envoy listens on, by the listener's name.
+func (e *Envoy) Listeners() (map[string]string, error) {
+	body, err := e.Admin("/listeners?format=json")
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Statuses []struct {
+			Name  string `json:"name"`
+			Local struct {
+				Socket struct {
+					Address string `json:"address"`
+					Port    int    `json:"port_value"`
+				} `json:"socket_address"`
+			} `json:"local_address"`
+		} `json:"listener_statuses"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("lab: %s: listeners: %w", e.name, err)
+	}
+	listeners := map[string]string{}
+	for _, l := range answer.Statuses {
+		if l.Local.Socket.Port != 0 {
+			listeners[l.Name] = fmt.Sprintf("%s:%d", l.Local.Socket.Address, l.Local.Socket.Port)
+		}
+	}
+	return listeners, nil
+}

@@ -11,21 +11,34 @@ import (
 
 // expectation is "measure operator value". The measures:
 //
-//	users[.GROUP].due|started|skipped|done|ok|failed|aborted|switched|inflight   numbers
-//	users[.GROUP].failed.METHOD|status.STATUS|version.VERSION                    numbers
-//	users[.GROUP].share.VERSION                                                  part of the answers, "25%"
-//	users[.GROUP].p50|p95|p99|max                                                durations
-//	service.SERVICE.VERSION.received|good|bad|inflight|health                    numbers
-//	service.SERVICE.VERSION.outcome.OUTCOME                                      number
-//	service.SERVICE.VERSION.idle                                                 time since the last request
-//	service.SERVICE.VERSION.reaction     from the first failure since its behavior was set (or from then, when nothing
+//	users[.GROUP][.in.REGION].M          of the users behind the sidecars of a region, or of all. M is one of
+//	  due|started|skipped|done|ok|failed|aborted|switched|inflight   numbers
+//	  failed.METHOD|status.STATUS|version.VERSION                    numbers
+//	  region.REGION                                                  number of answers from there
+//	  share.VERSION                                                  part of the answers, "25%"
+//	  reached.REGION                                                 part of all requests that was answered there
+//	  p50|p95|p99|max                                                durations
+//	service.SERVICE.VERSION[.REGION].M   in a region, or in all. M is one of
+//	  received|good|bad|inflight|health  numbers
+//	  outcome.OUTCOME                    number
+//	  idle                               time since the last request
+//	  reaction                           from the first failure since its behavior was set (or from then, when nothing
 //	                                     failed) to the last request
-//	service.SERVICE.VERSION.outlived     from the last stop, kill or pause of the control plane to the last request
+//	  outlived                           from the last stop, kill or pause of the control plane, or cut or blackhole before
+//	                                     it, to the last request
+//	  shadow                             copies of requests received; they are in none of the measures above
+//	  shadow.M                           the same measures of copies, as shadow.bad
+//	  leaked                             copies that had a header with credentials, or a personal one
 //	rollout.ROLLOUT.REGION.phase|reason  words
-//	rollout.ROLLOUT.REGION.weight        "25%"
+//	rollout.ROLLOUT.REGION.weight|shadow "25%"
 type expectation struct {
-	text    string
-	path    []string
+	text string
+	// of is users, service or rollout, group the users' group or the rollout; path what is then left of the measure.
+	of, group string
+	place     place
+	copies    bool
+	path      []string
+
 	op      string
 	unit    unit
 	number  float64 // durations in seconds
@@ -62,9 +75,13 @@ func (m measured) String() string {
 
 var (
 	userNumbers  = []string{"due", "started", "skipped", "done", "ok", "failed", "aborted", "switched", "inflight"}
-	userMaps     = []string{"failed", "status", "version", "share"}
+	userMaps     = []string{"failed", "status", "version", "region", "share", "reached"}
 	userTimes    = []string{"p50", "p95", "p99", "max"}
 	userMeasures = slices.Concat(userNumbers, userMaps, userTimes)
+
+	serviceNumbers  = []string{"received", "good", "bad", "inflight", "health"}
+	serviceTimes    = []string{"idle", "reaction", "outlived"}
+	serviceMeasures = slices.Concat(serviceNumbers, serviceTimes, []string{"outcome", "shadow", "leaked"})
 )
 
 func (s *Scenario) parseExpectation(text string) (*expectation, error) {
@@ -72,12 +89,12 @@ func (s *Scenario) parseExpectation(text string) (*expectation, error) {
 	if len(words) != 3 {
 		return nil, fmt.Errorf("%q; want a measure, an operator and a value, as in users.failed == 0", text)
 	}
-	e := &expectation{text: text, path: strings.Split(words[0], "."), op: words[1], literal: words[2]}
+	e := &expectation{text: text, op: words[1], literal: words[2]}
 	if !slices.Contains([]string{"==", "!=", "<", "<=", ">", ">="}, e.op) {
 		return nil, fmt.Errorf("%q: operator %q; want ==, !=, <, <=, > or >=", text, e.op)
 	}
-	var err error
-	if e.unit, err = s.unitOf(e.path); err != nil {
+	err := s.find(e, strings.Split(words[0], "."))
+	if err != nil {
 		return nil, fmt.Errorf("%q: %w", text, err)
 	}
 	switch e.unit {
@@ -88,12 +105,7 @@ func (s *Scenario) parseExpectation(text string) (*expectation, error) {
 		d, err = time.ParseDuration(e.literal)
 		e.number = d.Seconds()
 	case share:
-		digits, percent := strings.CutSuffix(e.literal, "%")
-		if !percent {
-			return nil, fmt.Errorf("%q: value %q; want a percentage", text, e.literal)
-		}
-		e.number, err = strconv.ParseFloat(digits, 64)
-		e.number /= 100
+		e.number, err = parsePercent(e.literal)
 	case word:
 		if e.op != "==" && e.op != "!=" {
 			return nil, fmt.Errorf("%q: words are only == or !=", text)
@@ -105,56 +117,94 @@ func (s *Scenario) parseExpectation(text string) (*expectation, error) {
 	return e, nil
 }
 
-// unitOf checks that a measure exists.
-func (s *Scenario) unitOf(path []string) (unit, error) {
-	switch path[0] {
+// find reads a measure, and checks that there is one.
+func (s *Scenario) find(e *expectation, path []string) (err error) {
+	e.of, e.path = path[0], path[1:]
+	ok := false
+	switch e.of {
 	case "users":
-		rest := path[1:]
-		if len(rest) > 0 {
-			if _, group := s.Users[rest[0]]; group {
-				rest = rest[1:]
-			}
-		}
-		switch {
-		case len(rest) == 1 && slices.Contains(userNumbers, rest[0]):
-			return plainNumber, nil
-		case len(rest) == 1 && slices.Contains(userTimes, rest[0]):
-			return duration, nil
-		case len(rest) == 2 && rest[0] == "share":
-			return share, nil
-		case len(rest) == 2 && slices.Contains(userMaps, rest[0]):
-			return plainNumber, nil
-		}
+		ok, err = s.findUsers(e)
 	case "service":
-		if len(path) < 4 {
-			break
-		}
-		if _, ok := s.Services[path[1]].Versions[path[2]]; !ok {
-			return 0, fmt.Errorf("no version %q of service %q", path[2], path[1])
-		}
-		switch {
-		case len(path) == 4 && slices.Contains([]string{"received", "good", "bad", "inflight", "health"}, path[3]):
-			return plainNumber, nil
-		case len(path) == 4 && slices.Contains([]string{"idle", "reaction", "outlived"}, path[3]):
-			return duration, nil
-		case len(path) == 5 && path[3] == "outcome":
-			return plainNumber, nil
-		}
+		ok, err = s.findService(e)
 	case "rollout":
-		if len(path) != 4 {
+		if len(e.path) != 3 {
 			break
 		}
-		if s.Regions[path[2]] == nil {
-			return 0, fmt.Errorf("no region %q", path[2])
+		e.group, e.place.region, e.path = e.path[0], e.path[1], e.path[2:]
+		if s.Regions[e.place.region] == nil {
+			return fmt.Errorf("no region %q", e.place.region)
 		}
-		switch path[3] {
+		switch e.path[0] {
 		case "phase", "reason":
-			return word, nil
-		case "weight":
-			return share, nil
+			e.unit, ok = word, true
+		case "weight", "shadow":
+			e.unit, ok = share, true
 		}
 	}
-	return 0, fmt.Errorf("no measure %s", strings.Join(path, "."))
+	if err == nil && !ok {
+		err = fmt.Errorf("no measure %s", strings.Join(path, "."))
+	}
+	return err
+}
+
+func (s *Scenario) findUsers(e *expectation) (ok bool, err error) {
+	if len(e.path) > 0 {
+		if _, group := s.Users[e.path[0]]; group {
+			e.group, e.path = e.path[0], e.path[1:]
+		}
+	}
+	if len(e.path) > 2 && e.path[0] == "in" {
+		if e.place.region = e.path[1]; s.Regions[e.place.region] == nil {
+			return false, fmt.Errorf("no region %q", e.place.region)
+		}
+		e.path = e.path[2:]
+	}
+	switch {
+	case len(e.path) == 1 && slices.Contains(userTimes, e.path[0]):
+		e.unit = duration
+	case len(e.path) == 2 && (e.path[0] == "share" || e.path[0] == "reached"):
+		e.unit = share
+	case len(e.path) == 1 && slices.Contains(userNumbers, e.path[0]), len(e.path) == 2 && slices.Contains(userMaps, e.path[0]):
+		e.unit = plainNumber
+	default:
+		return false, nil
+	}
+	return true, nil
+}
+
+func (s *Scenario) findService(e *expectation) (ok bool, err error) {
+	if len(e.path) < 3 {
+		return false, nil
+	}
+	e.place.service, e.place.version, e.path = e.path[0], e.path[1], e.path[2:]
+	version, ok := s.Services[e.place.service].Versions[e.place.version]
+	if !ok {
+		return false, fmt.Errorf("no version %q of service %q", e.place.version, e.place.service)
+	}
+	if len(e.path) > 1 && s.Regions[e.path[0]] != nil {
+		if e.place.region, e.path = e.path[0], e.path[1:]; !slices.Contains(s.regionsOf(version), e.place.region) {
+			return false, fmt.Errorf("no version %q of service %q in region %q", e.place.version, e.place.service, e.place.region)
+		}
+	}
+	switch e.path[0] {
+	case "leaked":
+		e.copies = true
+		return len(e.path) == 1, nil
+	case "shadow":
+		if e.copies = true; len(e.path) == 1 {
+			e.path = []string{"received"}
+		} else {
+			e.path = e.path[1:]
+		}
+	}
+	switch {
+	case len(e.path) == 1 && slices.Contains(serviceTimes, e.path[0]):
+		e.unit = duration
+		return true, nil
+	case len(e.path) == 1 && slices.Contains(serviceNumbers, e.path[0]), len(e.path) == 2 && e.path[0] == "outcome":
+		return true, nil
+	}
+	return false, nil
 }
 
 // holds says whether a measured value is as expected. Percentages are compared to .01 %.
@@ -194,6 +244,10 @@ func ofReport(path []string, r Report) measured {
 			return number(r.Status[path[1]])
 		case "version":
 			return number(r.Version[path[1]])
+		case "region":
+			return number(r.Region[path[1]])
+		case "reached":
+			return measured{unit: share, number: float64(r.Region[path[1]]) / float64(max(r.Done, 1))}
 		}
 		return measured{unit: share, number: r.Share(path[1])}
 	}

@@ -9,6 +9,7 @@ import (
 // Port is a loopback TCP port that is kept for its owner until Close: on Linux nobody else who asks the kernel for a free
 // port gets it, while the owner, or a child process of the same user, may listen on it, stop, and listen again.
 type Port struct {
+	host    string
 	number  int
 	release func() error
 	once    sync.Once
@@ -20,9 +21,14 @@ var handedOut = struct {
 }{ports: map[int]bool{}}
 
 // NewPort reserves a free port of 127.0.0.1 that this process never reserved before.
-func NewPort() (*Port, error) {
+func NewPort() (*Port, error) { return newPort(loopback) }
+
+const loopback = "127.0.0.1"
+
+// newPort is NewPort of another loopback address.
+func newPort(host string) (*Port, error) {
 	for {
-		number, release, err := reserve()
+		number, release, err := reserve(host)
 		if err != nil {
 			return nil, err
 		}
@@ -34,7 +40,7 @@ func NewPort() (*Port, error) {
 		handedOut.ports[number] = true
 		handedOut.Unlock()
 		if !seen {
-			return &Port{number: number, release: release}, nil
+			return &Port{host: host, number: number, release: release}, nil
 		}
 		_ = release()
 	}
@@ -44,7 +50,7 @@ func NewPort() (*Port, error) {
 func (p *Port) Number() int { return p.number }
 
 // Address is host and port, "127.0.0.1:12345".
-func (p *Port) Address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(p.number)) }
+func (p *Port) Address() string { return net.JoinHostPort(p.host, strconv.Itoa(p.number)) }
 
 // Close gives the port back. It does not stop who listens on it.
 func (p *Port) Close() {

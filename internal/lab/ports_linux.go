@@ -2,13 +2,18 @@ package lab
 
 import (
 	"fmt"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
 
 // reserve binds a free loopback port without listening on it. The kernel then gives the port to nobody who asks for any
 // port, refuses connections to it, and lets those who name it (with SO_REUSEADDR, as Go and Envoy do) listen on it.
-func reserve() (port int, release func() error, err error) {
+func reserve(host string) (port int, release func() error, err error) {
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return 0, nil, fmt.Errorf("lab: reserve a port: %w", err)
+	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, nil, fmt.Errorf("lab: reserve a port: %w", err)
@@ -23,7 +28,7 @@ func reserve() (port int, release func() error, err error) {
 			return 0, nil, fmt.Errorf("lab: reserve a port: %w", err)
 		}
 	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: ip.As4()}); err != nil {
 		return 0, nil, fmt.Errorf("lab: reserve a port: %w", err)
 	}
 	address, err := unix.Getsockname(fd)

@@ -8,8 +8,8 @@ import (
 )
 
 // reserve finds a free loopback port. It cannot be held here: a bound socket would keep its user out as well.
-func reserve() (port int, release func() error, err error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+func reserve(host string) (port int, release func() error, err error) {
+	l, err := net.Listen("tcp4", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return 0, nil, fmt.Errorf("lab: reserve a port: %w", err)
 	}

@@ -47,7 +47,11 @@ func (p *printer) block(text string) {
 }
 
 func (p *printer) transition(t Transition) {
-	p.line("rollout %s in %s: %s at %s (%s)", t.Rollout, t.Region, t.To.Phase, percent(float64(t.To.Weight)/10_000), t.To.Reason)
+	at := percent(float64(t.To.Weight) / 10_000)
+	if t.To.Shadow > 0 {
+		at += " and copies of " + percent(float64(t.To.Shadow)/10_000)
+	}
+	p.line("rollout %s in %s: %s at %s (%s)", t.Rollout, t.Region, t.To.Phase, at, t.To.Reason)
 }
 
 func (p *printer) users(r Report, over time.Duration) {
@@ -107,62 +111,4 @@ func describe(b Behavior) string {
 		return "is well"
 	}
 	return strings.Join(parts, ", ")
-}
-
-// summary is the end of a run, from the users' side.
-func (p *printer) summary(r Result) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	say := func(format string, args ...any) { fmt.Fprintf(p.w, format+"\n", args...) }
-	u := r.Users
-	say("\n%s, %.0f s, as its users saw it", r.Scenario, r.Took.Seconds())
-	say("  requests   %d answered, %d failed%s, %d that could not start", u.Done, u.Failed, byMethod(u), u.Skipped)
-	say("  versions   %s", versions(u))
-	say("  latency    p50 %v, p99 %v, longest %v", u.Latency.Quantile(.5), u.Latency.Quantile(.99), u.Latency.Quantile(1))
-	for _, text := range u.Errors[:min(len(u.Errors), 3)] {
-		say("  failed     %s", text)
-	}
-	var bad uint64
-	for _, c := range r.Services {
-		bad += c.Bad()
-	}
-	for _, x := range r.Reactions {
-		say("  reaction   %s %s: %v from its fault to its last request; %d of its tries failed",
-			x.Service, x.Version, x.Took.Round(time.Millisecond), x.Failed)
-	}
-	if bad > 0 {
-		say("  net 1      %d tries failed at the services; %d requests failed for their users", bad, u.Failed)
-	}
-	if r.Ejections > 0 {
-		say("  net 2      %d ejections of endpoints by the sidecars themselves", r.Ejections)
-	}
-	for _, t := range r.Transitions {
-		if t.From.Weight > 0 && t.To.Weight == 0 && t.To.Phase != "Promoted" && t.To.Reason != "LeaseLapsed" {
-			say("  net 3      %6.2fs %s in %s: from %s to 0 (%s, %s)", t.At.Seconds(), t.Rollout, t.Region,
-				percent(float64(t.From.Weight)/10_000), t.To.Phase, t.To.Reason)
-		}
-	}
-	for _, l := range r.Lapses {
-		say("  net 4      %s %s got its last request %v after the control plane was gone", l.Service, l.Version, l.Took.Round(time.Millisecond))
-	}
-	failed := 0
-	for _, c := range r.Checks {
-		if !c.OK {
-			failed++
-		}
-	}
-	say("  expected   %d of %d expectations held", len(r.Checks)-failed, len(r.Checks))
-	for _, c := range r.Checks {
-		if !c.OK {
-			say("             FAILED, line %d: %s; measured %s", c.Line, c.Text, c.Measured)
-		}
-	}
-}
-
-func byMethod(r Report) string {
-	var parts []string
-	for _, m := range slices.Sorted(maps.Keys(r.Methods)) {
-		parts = append(parts, fmt.Sprintf("%s %d of %d", m, r.FailedMethods[m], r.Methods[m]))
-	}
-	return " (" + strings.Join(parts, ", ") + ")"
 }

@@ -16,8 +16,9 @@ type Report struct {
 	InFlight                  int64
 	// Status counts ended requests by HTTP status, name of the gRPC status, "timeout" or "error".
 	Status map[string]uint64
-	// Version counts ended requests by the x-version of the answer; "" is none.
-	Version map[string]uint64
+	// Version counts ended requests by the x-version of the answer, FailedVersion the failed ones; "" is none. Region counts
+	// them by its x-region.
+	Version, FailedVersion, Region map[string]uint64
 	// Methods counts ended requests, FailedMethods the failed ones, by "GET", "POST" or, for gRPC, "CALL".
 	Methods, FailedMethods map[string]uint64
 	// Errors are the texts of the first failures.
@@ -39,6 +40,8 @@ func (r Report) Sub(before Report) Report {
 	r.Aborted -= before.Aborted
 	r.Status = less(r.Status, before.Status)
 	r.Version = less(r.Version, before.Version)
+	r.FailedVersion = less(r.FailedVersion, before.FailedVersion)
+	r.Region = less(r.Region, before.Region)
 	r.Methods = less(r.Methods, before.Methods)
 	r.FailedMethods = less(r.FailedMethods, before.FailedMethods)
 	r.Latency = r.Latency.Sub(before.Latency)
@@ -72,6 +75,8 @@ func (r Report) plus(o Report) Report {
 	r.Switched += o.Switched
 	r.Status = more(r.Status, o.Status)
 	r.Version = more(r.Version, o.Version)
+	r.FailedVersion = more(r.FailedVersion, o.FailedVersion)
+	r.Region = more(r.Region, o.Region)
 	r.Methods = more(r.Methods, o.Methods)
 	r.FailedMethods = more(r.FailedMethods, o.FailedMethods)
 	r.Errors = append(slices.Clone(r.Errors), o.Errors...)

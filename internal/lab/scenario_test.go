@@ -15,49 +15,6 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-func TestBuiltInScenarios(t *testing.T) {
-	names := Scenarios()
-	if len(names) < 7 {
-		t.Errorf("only %v", names)
-	}
-	for _, name := range names {
-		s, err := LoadScenario(name)
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		if s.Name != name || s.About == "" || len(s.Timeline) == 0 {
-			t.Errorf("%s: name %q, about %q, %d steps", name, s.Name, s.About, len(s.Timeline))
-		}
-		w := new(world)
-		if err := w.startServices(s); err != nil {
-			t.Error(err)
-		}
-		documents, err := w.fill(s.Documents)
-		if err != nil {
-			t.Error(err)
-		}
-		kinds := map[string]int{}
-		for decoder := yaml.NewDecoder(bytes.NewReader(documents)); ; {
-			var d struct{ Kind string }
-			if err := decoder.Decode(&d); errors.Is(err, io.EOF) {
-				break
-			} else if err != nil {
-				t.Errorf("%s: documents: %v", name, err)
-				break
-			}
-			kinds[d.Kind]++
-		}
-		if kinds["Region"] == 0 || kinds["Service"] < 2 || kinds["Policy"] == 0 || len(rolloutsIn(documents)) == 0 {
-			t.Errorf("%s: documents %v", name, kinds)
-		}
-		w.close()
-	}
-	if _, err := LoadScenario("none"); err == nil || !strings.Contains(err.Error(), "demo") {
-		t.Errorf("a scenario that is not there: %v", err)
-	}
-}
-
 const minimal = `scenario: small
 regions: {eu: [a]}
 services: {cart: {versions: {v1: {}}}}
@@ -87,14 +44,44 @@ func TestScenarioErrorsNameTheirLine(t *testing.T) {
 		"mark that comes later": {
 			minimal + "- {expect: users.failed == 0, since: here}\n- mark: here\n", `line 8: no mark "here"`,
 		},
-		"no such measure":    {minimal + "- expect: users.happy == 0\n", "line 8: \"users.happy == 0\": no measure"},
-		"no such operator":   {minimal + "- expect: users.failed = 0\n", `operator "="`},
-		"words are not less": {minimal + "- expect: rollout.x.eu.phase < Halted\n", "only == or !="},
-		"share without %":    {minimal + "- expect: users.share.v1 == .5\n", "want a percentage"},
-		"duration":           {minimal + "- expect: users.p99 < 5\n", "value: time: missing unit"},
-		"no such region":     {minimal + "- expect: rollout.x.us.phase == Halted\n", `no region "us"`},
-		"two documents":      {minimal + "- say: a\n---\nscenario: b\n", "more than one document"},
-		"template":           {strings.Replace(minimal, `""`, `"{{nothing}}"`, 1) + "- say: a\n", "line 6"},
+		"no such measure":            {minimal + "- expect: users.happy == 0\n", "line 8: \"users.happy == 0\": no measure"},
+		"no such operator":           {minimal + "- expect: users.failed = 0\n", `operator "="`},
+		"words are not less":         {minimal + "- expect: rollout.x.eu.phase < Halted\n", "only == or !="},
+		"share without %":            {minimal + "- expect: users.share.v1 == .5\n", "want a percentage"},
+		"duration":                   {minimal + "- expect: users.p99 < 5\n", "value: time: missing unit"},
+		"no such region":             {minimal + "- expect: rollout.x.us.phase == Halted\n", `no region "us"`},
+		"two documents":              {minimal + "- say: a\n---\nscenario: b\n", "more than one document"},
+		"template":                   {strings.Replace(minimal, `""`, `"{{nothing}}"`, 1) + "- say: a\n", "line 6"},
+		"dotted measure of a region": {minimal + "- expect: users.in.us.failed == 0\n", `no region "us"`},
+		"version not in the region": {
+			strings.Replace(strings.Replace(minimal, "eu: [a]", "eu: [a], us: [a]", 1), "v1: {}", "v1: {regions: [us]}", 1) +
+				"- expect: service.cart.v1.eu.bad == 0\n", `no version "v1" of service "cart" in region "eu"`,
+		},
+		"version in no such region": {strings.Replace(minimal, "v1: {}", "v1: {regions: [us]}", 1) + "- say: a\n", `line 3: cart v1: no region "us"`},
+		"region like a measure":     {strings.Replace(minimal, "eu: [a]", "eu: [a], bad: [a]", 1) + "- say: a\n", "line 2: bad is the name of a measure"},
+		"needs what is not there":   {strings.Replace(minimal, "v1: {}", "v1: {needs: db}", 1) + "- say: a\n", `line 3: cart v1: needs: no service "db"`},
+		"needs itself":              {strings.Replace(minimal, "v1: {}", "v1: {needs: cart}", 1) + "- say: a\n", "service cart needs cart in turn"},
+		"needs a round": {
+			strings.Replace(minimal, "{cart: {versions: {v1: {}}}}", "{cart: {versions: {v1: {needs: db}}}, db: {versions: {v1: {needs: cart}}}}", 1) + "- say: a\n",
+			"service db needs cart in turn",
+		},
+		"needs another protocol": {
+			strings.Replace(minimal, "{cart: {versions: {v1: {}}}}", "{cart: {versions: {v1: {needs: db}}}, db: {protocol: grpc, versions: {v1: {}}}}", 1) + "- say: a\n",
+			"service db speaks grpc; want http",
+		},
+		"needs what is elsewhere": {
+			strings.Replace(strings.Replace(minimal, "eu: [a]", "eu: [a], us: [a]", 1), "{cart: {versions: {v1: {}}}}",
+				"{cart: {versions: {v1: {needs: db}}}, db: {versions: {v1: {regions: [eu]}}}}", 1) + "- say: a\n",
+			"service db has no version in region us",
+		},
+		"negative speed":         {"speed: -1\n" + minimal + "- say: a\n", "line 1: speed -1"},
+		"network of no region":   {minimal + "- network: {region: us, cut: true}\n", `line 8: no region "us"`},
+		"loss without %":         {minimal + "- network: {region: eu, loss: 5}\n", `line 8: network: loss: "5"; want a percentage`},
+		"loss of all":            {minimal + "- network: {region: eu, loss: 100%}\n", "line 8: network"},
+		"cut and slow":           {minimal + "- network: {region: eu, cut: true, delay: 1s}\n", "carries nothing"},
+		"act in no such region":  {minimal + "- {act: abort, rollout: x, regions: [us]}\n", `line 8: no region "us"`},
+		"regions of a wait":      {minimal + "- {wait: 1s, regions: [eu]}\n", "rollout and regions belong to act"},
+		"leaked of nothing more": {minimal + "- expect: service.cart.v1.leaked.now == 0\n", "no measure"},
 		"users without sidecar": {
 			strings.Replace(minimal, "crowd: {service: web", "crowd: {service: app", 1) + "- say: a\n", `line 5: crowd: no sidecar of service "app"`,
 		},
@@ -129,6 +116,14 @@ func TestExpectations(t *testing.T) {
 		"rollout.x.eu.reason != CanaryWorse":   {measured{unit: word, text: "CanaryWorse"}, false},
 		"rollout.x.eu.weight == 25%":           {measured{unit: share, number: .25}, true},
 		"service.cart.v1.outcome.INTERNAL > 0": {measured{number: 0}, false},
+		"service.cart.v1.eu.received == 4":     {measured{number: 4}, true},
+		"service.cart.v1.shadow > 4":           {measured{number: 4}, false},
+		"service.cart.v1.shadow.idle > 4s":     {measured{unit: duration, number: 5}, true},
+		"service.cart.v1.eu.leaked == 0":       {measured{number: 0}, true},
+		"rollout.x.eu.shadow == 5%":            {measured{unit: share, number: .05}, true},
+		"users.in.eu.failed.GET == 0":          {measured{number: 0}, true},
+		"users.crowd.in.eu.region.eu > 3":      {measured{number: 3}, false},
+		"users.in.eu.reached.eu == 100%":       {measured{unit: share, number: 1}, true},
 	} {
 		e, err := s.parseExpectation(text)
 		if err != nil {
@@ -203,19 +198,22 @@ func (f *fakeControl) Continue() error { return nil }
 func (f *fakeControl) Address() string { return "nowhere" }
 
 func (f *fakeControl) Apply(_ context.Context, documents []byte) error {
-	var d struct{ V1, V2 any }
-	if err := yaml.Unmarshal(documents, &d); err != nil {
-		return err
+	for decoder := yaml.NewDecoder(bytes.NewReader(documents)); ; {
+		var d struct{ V1, V2 any }
+		if err := decoder.Decode(&d); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if d.V1 != nil {
+			address := func(list any) string { return list.([]any)[0].(map[string]any)["address"].(string) }
+			f.v1, f.v2 = address(d.V1), address(d.V2)
+		}
 	}
-	if d.V1 != nil {
-		address := func(list any) string { return list.([]any)[0].(map[string]any)["address"].(string) }
-		f.v1, f.v2 = address(d.V1), address(d.V2)
-	}
-	return nil
 }
 
-func (f *fakeControl) Act(_ context.Context, verb, rollout string) error {
-	f.acts = append(f.acts, verb+" "+rollout)
+func (f *fakeControl) Act(_ context.Context, verb, rollout string, regions []string) error {
+	f.acts = append(f.acts, fmt.Sprint(verb, " ", rollout, regions))
 	f.weigh(5000, "Progressing", "StepReached")
 	return nil
 }
@@ -278,8 +276,13 @@ sidecars: [{region: eu, service: web}]
 users:
   crowd: {service: web, host: cart.example, rate: 200}
 documents: |
+  kind: Policy
+  metadata: {name: quick}
+  spec: {steps: [{share: "50%", hold: 1h}], lease: {ttl: 1s}}
+  ---
   kind: Rollout
   metadata: {name: cart-v2}
+  spec: {service: cart, version: v2, policy: quick}
   v1: {{endpoints "cart" "v1" "eu"}}
   v2: {{endpoints "cart" "v2" "eu"}}
 timeline:
@@ -344,7 +347,7 @@ func TestRunPlaysAScenario(t *testing.T) {
 	if got := strings.Join(failed, "; "); got != "users.failed == 0; rollout.cart-v2.eu.phase == Promoted" || result.OK() {
 		t.Errorf("failed expectations: %s", got)
 	}
-	v1, v2 := result.Services["cart v1"], result.Services["cart v2"]
+	v1, v2 := result.Served[0].Requests, result.Served[1].Requests
 	if result.Users.Done != v1.Received+v2.Received || result.Users.Failed != v2.Bad() || v2.Bad() == 0 {
 		t.Errorf("users %+v\nv1 %+v\nv2 %+v", result.Users, v1, v2)
 	}
@@ -352,7 +355,7 @@ func TestRunPlaysAScenario(t *testing.T) {
 		t.Errorf("reactions %+v, lapses %+v", result.Reactions, result.Lapses)
 	}
 	for _, text := range []string{"what the runner can do", "== the control plane dies", "rollout cart-v2 in eu: Halted at 0 % (CanaryWorse)",
-		"FAILED users.failed == 0", "net 3", "net 4", "reaction   cart v2", "expected   11 of 13"} {
+		"FAILED users.failed == 0", "net 3      eu: cart v2", "net 4      eu: cart v2", "reaction   cart v2", "cart v2: 503 for 100 % of requests", "expected   11 of 13"} {
 		if !strings.Contains(out.String(), text) {
 			t.Errorf("the output does not say %q", text)
 		}

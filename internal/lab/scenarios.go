@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -21,6 +22,7 @@ func Scenarios() []string {
 	for i, e := range entries {
 		names[i] = strings.TrimSuffix(e.Name(), ".yaml")
 	}
+	slices.Sort(names)
 	return names
 }
 
@@ -38,4 +40,13 @@ func LoadScenario(name string) (*Scenario, error) {
 		return nil, fmt.Errorf("lab: no scenario %q; there are %s, or give a .yaml file", name, strings.Join(Scenarios(), ", "))
 	}
 	return ParseScenario(text)
+}
+
+// Short is the first sentence of About, on one line.
+func (s *Scenario) Short() string {
+	text := strings.Join(strings.Fields(s.About), " ")
+	if i := strings.Index(text, ". "); i >= 0 {
+		text = text[:i]
+	}
+	return strings.TrimSuffix(text, ".")
 }

@@ -32,17 +32,31 @@ type InstanceOptions struct {
 	Protocol Protocol
 	// Behavior is what it does at first.
 	Behavior Behavior
+	// Region that answers name; "" is not named.
+	Region string
+	// Host is the loopback address that it listens on; default 127.0.0.1.
+	Host string
+	// Needs are addresses (host:port) of a service over HTTP/1.1, which every request calls in turn: a request fails (502,
+	// UNAVAILABLE) when its call does.
+	Needs []string
+	// Personal are the headers, beside those with credentials, that a copy of a request must not have.
+	Personal []string
 }
 
+// ShadowHeader marks a copy of a request, which answers nobody.
+const ShadowHeader = "X-Aviary-Shadow"
+
 // Instance is one endpoint of a service: a server in this process on a loopback port that stays the same for as long as
-// the instance lives. Every answer carries the version in the header x-version. Over HTTP any path answers with the body;
+// the instance lives. Every answer carries the version in the header x-version and the region in x-region. Over HTTP any path answers with the body;
 // over gRPC any method is a call with messages of type google.protobuf.BytesValue in the answer: one message for each that
 // came, sent as they come, then the status.
 type Instance struct {
 	o        InstanceOptions
 	port     *Port
 	behavior atomic.Pointer[Behavior]
-	tally    tally
+	tally    tally // of requests
+	copies   tally // of copies of requests
+	needs    *dependency
 	handlers sync.WaitGroup
 
 	mu     sync.Mutex // guards what follows and orders Set and Close
@@ -61,11 +75,17 @@ func StartInstance(o InstanceOptions) (*Instance, error) {
 	default:
 		return nil, fmt.Errorf("lab: %s %s: protocol %q; want http, http2 or grpc", o.Service, o.Version, o.Protocol)
 	}
-	port, err := NewPort()
+	if o.Host == "" {
+		o.Host = loopback
+	}
+	port, err := newPort(o.Host)
 	if err != nil {
 		return nil, err
 	}
 	i := &Instance{o: o, port: port}
+	if len(o.Needs) > 0 {
+		i.needs = newDependency(o.Needs)
+	}
 	if err := i.Set(o.Behavior); err != nil {
 		port.Close()
 		return nil, err
@@ -112,16 +132,23 @@ func (i *Instance) Set(b Behavior) error {
 	i.behavior.Store(ready)
 	if b.Refuse && i.server != nil {
 		i.tally.bad()
+		i.copies.bad()
 		i.shut()
 	}
 	return nil
 }
 
-// Counts returns what the instance did since it was started or since ResetCounts.
+// Counts returns what the instance did since it was started or since ResetCounts, copies of requests not among it.
 func (i *Instance) Counts() Counts { return i.tally.counts() }
 
+// Copies is Counts of the copies of requests alone.
+func (i *Instance) Copies() Counts { return i.copies.counts() }
+
 // ResetCounts starts the counts and times again, but for what is in flight.
-func (i *Instance) ResetCounts() { i.tally.reset() }
+func (i *Instance) ResetCounts() {
+	i.tally.reset()
+	i.copies.reset()
+}
 
 // Close stops the instance: connections are cut, and when it returns no goroutine of it is left.
 func (i *Instance) Close() {
@@ -135,6 +162,9 @@ func (i *Instance) Close() {
 		i.shut()
 	}
 	i.handlers.Wait()
+	if i.needs != nil {
+		i.needs.close()
+	}
 	i.port.Close()
 }
 

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 
 func instance(t *testing.T, p Protocol, b Behavior) *Instance {
 	t.Helper()
-	i, err := StartInstance(InstanceOptions{Service: "cart", Version: "v1", Protocol: p, Behavior: b})
+	i, err := StartInstance(InstanceOptions{Service: "cart", Version: "v1", Protocol: p, Behavior: b, Region: "eu"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -350,6 +350,111 @@ func TestGRPCHealthAndStreams(t *testing.T) {
 		t.Errorf("end of stream: %v", err)
 	}
 	eventually(t, "the stream is counted", func() bool { return i.Counts().Outcomes["OK"] == 1 })
+}
+
+func TestCopiesAreCountedApart(t *testing.T) {
+	for _, protocol := range []Protocol{HTTP, HTTP2} {
+		i, err := StartInstance(InstanceOptions{Service: "cart", Version: "v2", Protocol: protocol, Behavior: Errors(1, 500), Region: "eu",
+			Personal: []string{"x-customer"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(i.Close)
+		for _, headers := range []map[string]string{
+			{}, {"cookie": "a=b"}, // requests
+			{ShadowHeader: "v2"}, {ShadowHeader: "v2", "cookie": "a=b", "authorization": "x"}, {ShadowHeader: "v2", "x-customer": "ann"},
+		} {
+			req, err := http.NewRequest(http.MethodPost, "http://"+i.Address(), strings.NewReader("1234567"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, value := range headers {
+				req.Header.Set(name, value)
+			}
+			resp, err := plain(t, protocol).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if got := resp.Header.Get("x-region"); got != "eu" {
+				t.Errorf("x-region %q", got)
+			}
+		}
+		eventually(t, "all counted", func() bool { return i.Counts().InFlight+i.Copies().InFlight == 0 })
+		requests, copies := i.Counts(), i.Copies()
+		if requests.Received != 2 || requests.Bytes != 14 || requests.Leaked != 0 || requests.Outcomes["500"] != 2 {
+			t.Errorf("requests %+v", requests)
+		}
+		want := map[string]uint64{"cookie": 1, "authorization": 1, "x-customer": 1}
+		if copies.Received != 3 || copies.Bytes != 21 || copies.Leaked != 2 || !cmp.Equal(copies.Leaks, want) || copies.Bad() != 3 {
+			t.Errorf("copies %+v", copies)
+		}
+		i.ResetCounts()
+		if c := i.Copies(); c.Received+c.Leaked != 0 || len(c.Leaks) != 0 {
+			t.Errorf("after a reset: %+v", c)
+		}
+	}
+}
+
+func TestWhatAnInstanceNeeds(t *testing.T) {
+	needed := instance(t, HTTP, Behavior{})
+	start := func(p Protocol) *Instance {
+		i, err := StartInstance(InstanceOptions{Service: "shop", Version: "v2", Protocol: p, Needs: []string{needed.Address()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(i.Close)
+		return i
+	}
+	web, calls := start(HTTP), start(GRPC)
+	ask := func(shadow string) int {
+		req, err := http.NewRequest(http.MethodGet, "http://"+web.Address(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shadow != "" {
+			req.Header.Set(ShadowHeader, shadow)
+		}
+		resp, err := plain(t, HTTP).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	call := func() codes.Code {
+		return status.Code(dialGRPC(t, calls.Address()).Invoke(t.Context(), "/shop.Cart/Get", &emptypb.Empty{}, new(wrapperspb.BytesValue)))
+	}
+	if got := ask(""); got != 200 {
+		t.Errorf("got %d", got)
+	}
+	if got := ask("v2"); got != 200 {
+		t.Errorf("a copy: %d", got)
+	}
+	if got := call(); got != codes.OK {
+		t.Errorf("got %v", got)
+	}
+	if requests, copies := needed.Counts(), needed.Copies(); requests.Received != 2 || copies.Received != 1 {
+		t.Errorf("the needed service got %+v, copies %+v", requests, copies)
+	}
+	for _, b := range []Behavior{Errors(1, 503), {Refuse: true}, Failing(FailBreak, 1)} {
+		if err := needed.Set(b); err != nil {
+			t.Fatal(err)
+		}
+		if got := ask(""); got != 502 {
+			t.Errorf("%s: %d, want 502", describe(b), got)
+		}
+		if got := call(); got != codes.Unavailable {
+			t.Errorf("%s: %v, want Unavailable", describe(b), got)
+		}
+	}
+	eventually(t, "all counted", func() bool { return web.Counts().InFlight+calls.Counts().InFlight == 0 })
+	if c := web.Counts(); c.Outcomes["502"] != 3 || c.FirstBad.IsZero() {
+		t.Errorf("counts %+v", c)
+	}
+	if c := calls.Counts(); c.Outcomes["UNAVAILABLE"] != 3 || c.FirstBad.IsZero() {
+		t.Errorf("counts %+v", c)
+	}
 }
 
 func TestImpossibleBehaviors(t *testing.T) {

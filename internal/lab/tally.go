@@ -1,7 +1,9 @@
 package lab
 
 import (
-	"maps"
+	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +34,9 @@ type Counts struct {
 	Health, HealthFailed uint64
 	// Connections counts accepted connections.
 	Connections uint64
+	// Leaked counts copies with a header that none may have, Leaks these headers by their names.
+	Leaked uint64
+	Leaks  map[string]uint64
 	// FirstReceived and LastReceived are when the first and the newest request arrived. FirstBad is when the first failure
 	// was done: an answer written, a connection cut, a hang received, the listener closed. LastBad is the newest such time.
 	// Zero: never.
@@ -66,25 +71,21 @@ func good(outcome string) bool {
 
 // Total adds up the counts of instances, such as those of one version.
 func Total(instances ...*Instance) Counts {
-	sum := Counts{Outcomes: map[string]uint64{}}
+	sum := Counts{}.plus(Counts{})
 	for _, i := range instances {
-		c := i.Counts()
-		sum.Received += c.Received
-		sum.InFlight += c.InFlight
-		sum.Slow += c.Slow
-		sum.Bytes += c.Bytes
-		sum.Health += c.Health
-		sum.HealthFailed += c.HealthFailed
-		sum.Connections += c.Connections
-		for outcome, n := range c.Outcomes {
-			sum.Outcomes[outcome] += n
-		}
-		sum.FirstReceived = earlier(sum.FirstReceived, c.FirstReceived)
-		sum.FirstBad = earlier(sum.FirstBad, c.FirstBad)
-		sum.LastReceived = later(sum.LastReceived, c.LastReceived)
-		sum.LastBad = later(sum.LastBad, c.LastBad)
+		sum = sum.plus(i.Counts())
 	}
 	return sum
+}
+
+func (c Counts) plus(o Counts) Counts {
+	return Counts{
+		Received: c.Received + o.Received, InFlight: c.InFlight + o.InFlight, Outcomes: more(c.Outcomes, o.Outcomes),
+		Slow: c.Slow + o.Slow, Bytes: c.Bytes + o.Bytes, Health: c.Health + o.Health, HealthFailed: c.HealthFailed + o.HealthFailed,
+		Connections: c.Connections + o.Connections, Leaked: c.Leaked + o.Leaked, Leaks: more(c.Leaks, o.Leaks),
+		FirstReceived: earlier(c.FirstReceived, o.FirstReceived), FirstBad: earlier(c.FirstBad, o.FirstBad),
+		LastReceived: later(c.LastReceived, o.LastReceived), LastBad: later(c.LastBad, o.LastBad),
+	}
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -116,12 +117,12 @@ func at(stamp int64) time.Time {
 
 // tally counts for one instance.
 type tally struct {
-	received, slow, bytes, health, healthFailed, connections atomic.Uint64
-	inFlight                                                 atomic.Int64
-	firstReceived, lastReceived, firstBad, lastBad           atomic.Int64
+	received, slow, bytes, health, healthFailed, connections, leaked atomic.Uint64
+	inFlight                                                         atomic.Int64
+	firstReceived, lastReceived, firstBad, lastBad                   atomic.Int64
 
-	mu       sync.Mutex
-	outcomes map[string]uint64
+	mu              sync.Mutex
+	outcomes, leaks map[string]uint64
 }
 
 func (t *tally) receive() {
@@ -136,6 +137,29 @@ func (t *tally) bad() {
 	now := stamp()
 	t.firstBad.CompareAndSwap(0, now)
 	raise(&t.lastBad, now)
+}
+
+// credentials are the headers that no copy of a request may have.
+var credentials = []string{"Authorization", "Proxy-Authorization", "Cookie"}
+
+// leak looks for headers that a copy must not have.
+func (t *tally) leak(have http.Header, personal []string) {
+	found := false
+	for _, name := range slices.Concat(credentials, personal) {
+		if len(have.Values(name)) == 0 {
+			continue
+		}
+		t.mu.Lock()
+		if t.leaks == nil {
+			t.leaks = map[string]uint64{}
+		}
+		t.leaks[strings.ToLower(name)]++
+		t.mu.Unlock()
+		found = true
+	}
+	if found {
+		t.leaked.Add(1)
+	}
 }
 
 // raise sets v to at least n.
@@ -160,14 +184,12 @@ func (t *tally) end(outcome string) {
 
 func (t *tally) counts() Counts {
 	t.mu.Lock()
-	outcomes := maps.Clone(t.outcomes)
+	outcomes, leaks := more(t.outcomes, nil), more(t.leaks, nil)
 	t.mu.Unlock()
-	if outcomes == nil {
-		outcomes = map[string]uint64{}
-	}
 	return Counts{
 		Received: t.received.Load(), InFlight: t.inFlight.Load(), Outcomes: outcomes, Slow: t.slow.Load(), Bytes: t.bytes.Load(),
 		Health: t.health.Load(), HealthFailed: t.healthFailed.Load(), Connections: t.connections.Load(),
+		Leaked: t.leaked.Load(), Leaks: leaks,
 		FirstReceived: at(t.firstReceived.Load()), LastReceived: at(t.lastReceived.Load()),
 		FirstBad: at(t.firstBad.Load()), LastBad: at(t.lastBad.Load()),
 	}
@@ -177,7 +199,8 @@ func (t *tally) reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	clear(t.outcomes)
-	for _, n := range []*atomic.Uint64{&t.received, &t.slow, &t.bytes, &t.health, &t.healthFailed, &t.connections} {
+	clear(t.leaks)
+	for _, n := range []*atomic.Uint64{&t.received, &t.slow, &t.bytes, &t.health, &t.healthFailed, &t.connections, &t.leaked} {
 		n.Store(0)
 	}
 	for _, n := range []*atomic.Int64{&t.firstReceived, &t.lastReceived, &t.firstBad, &t.lastBad} {

@@ -86,6 +86,7 @@ type call struct {
 type answer struct {
 	status  string // as in Report.Status
 	version string
+	region  string
 	cookies []string
 	failed  string // what went wrong; "" is good
 }
@@ -103,7 +104,7 @@ func StartUsers(ctx context.Context, o UsersOptions) (*Users, error) {
 	u := &Users{
 		o: o, quit: make(chan struct{}), rate: make(chan float64, 1),
 		versions: make([]string, o.Users), switched: make([]bool, o.Users), cookies: make([][]string, o.Users),
-		report: Report{Status: map[string]uint64{}, Version: map[string]uint64{}, Methods: map[string]uint64{}, FailedMethods: map[string]uint64{}},
+		report: Report{}.plus(Report{}),
 	}
 	for _, proxy := range o.Proxies {
 		host := o.Host
@@ -166,7 +167,7 @@ func (u *Users) Report() Report {
 	defer u.mu.Unlock()
 	r := u.report
 	r.At = time.Now()
-	r.Status, r.Version = maps.Clone(r.Status), maps.Clone(r.Version)
+	r.Status, r.Version, r.FailedVersion, r.Region = maps.Clone(r.Status), maps.Clone(r.Version), maps.Clone(r.FailedVersion), maps.Clone(r.Region)
 	r.Methods, r.FailedMethods = maps.Clone(r.Methods), maps.Clone(r.FailedMethods)
 	r.Errors = slices.Clone(r.Errors)
 	return r
@@ -252,6 +253,7 @@ func (u *Users) request(ctx context.Context, user int, due time.Time) {
 	r.Done++
 	r.Status[a.status]++
 	r.Version[a.version]++
+	r.Region[a.region]++
 	r.Methods[c.method]++
 	r.Latency.Add(latency)
 	if a.failed == "" {
@@ -259,6 +261,7 @@ func (u *Users) request(ctx context.Context, user int, due time.Time) {
 	} else {
 		r.Failed++
 		r.FailedMethods[c.method]++
+		r.FailedVersion[a.version]++
 		if len(r.Errors) < maxErrors {
 			r.Errors = append(r.Errors, fmt.Sprintf("%s by user %d: %s", c.method, user, a.failed))
 		}

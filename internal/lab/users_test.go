@@ -87,6 +87,23 @@ func TestUsersCountExactly(t *testing.T) {
 			if !c.version && r.Failed > 0 {
 				version = map[string]uint64{"v1": r.OK, "": r.Failed}
 			}
+			failed := map[string]uint64{}
+			if r.Failed > 0 {
+				failed["v1"] = r.Failed
+				if !c.version {
+					failed = map[string]uint64{"": r.Failed}
+				}
+			}
+			region := map[string]uint64{}
+			for v, n := range version {
+				if v != "" {
+					v = "eu"
+				}
+				region[v] = n
+			}
+			if !maps.Equal(r.FailedVersion, failed) || !maps.Equal(r.Region, region) {
+				t.Errorf("failed by version %v, want %v; regions %v, want %v", r.FailedVersion, failed, r.Region, region)
+			}
 			if !maps.Equal(r.Version, version) {
 				t.Errorf("versions %v, want %v", r.Version, version)
 			}

@@ -2,81 +2,152 @@ package lab
 
 import (
 	"bytes"
-	"context"
-	"encoding/json"
-	"errors"
+	"cmp"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 	"text/template"
 	"time"
-
-	"go.yaml.in/yaml/v3"
 )
 
-// arm is one version of one service, over all regions.
-type arm struct{ service, version string }
+// place is one version of one service in one region.
+type place struct{ service, version, region string }
 
-func (a arm) String() string { return a.service + " " + a.version }
+func (p place) String() string {
+	return strings.TrimSpace(strings.Join([]string{p.service, p.version, p.region}, " "))
+}
 
-func compareArms(a, b arm) int { return strings.Compare(a.String(), b.String()) }
+func comparePlaces(a, b place) int {
+	return cmp.Or(cmp.Compare(a.service, b.service), cmp.Compare(a.version, b.version), cmp.Compare(a.region, b.region))
+}
+
+// in says whether the place is the other one, whose region "" is every region.
+func (p place) in(of place) bool {
+	return p.service == of.service && p.version == of.version && (of.region == "" || p.region == of.region)
+}
 
 // world is everything that runs on the machine for a scenario, but for the control plane.
 type world struct {
-	instances map[arm]map[string][]*Instance // by region
+	instances map[place][]*Instance
+	places    []place // sorted
 	zones     map[*Instance]string
+	wires     map[string]*Wire // by region
 	sidecars  []*sidecar
-	users     map[string]*Users
+	users     map[string][]crowd
 }
 
-type sidecar struct {
-	Sidecar
-	port   *Port
-	envoy  *Envoy
-	egress string // where it listens for the service beside it
+// counts is what the instances of a place did.
+type counts struct{ requests, copies Counts }
+
+// RegionHost is the loopback address of the n-th region on this machine, from 0: 127.0.1.1, 127.0.2.1, …; where a system
+// has no such address (Linux has), 127.0.0.1.
+func RegionHost(n int) string {
+	host := fmt.Sprintf("127.0.%d.1", n+1)
+	l, err := net.Listen("tcp4", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return loopback
+	}
+	_ = l.Close()
+	return host
 }
 
-// startServices starts the instances of every version.
+// networkOf is the network around a region's address.
+func networkOf(host string) string {
+	return host[:strings.LastIndexByte(host, '.')] + ".0/24"
+}
+
+// startServices starts the instances of every version, those that others need before them.
 func (w *world) startServices(s *Scenario) error {
-	w.instances, w.zones = map[arm]map[string][]*Instance{}, map[*Instance]string{}
-	for name, service := range s.Services {
+	w.instances, w.zones = map[place][]*Instance{}, map[*Instance]string{}
+	hosts := map[string]string{}
+	for n, region := range s.regions() {
+		hosts[region] = RegionHost(n)
+	}
+	for _, name := range s.inOrder() {
+		service := s.Services[name]
 		for version, setup := range service.Versions {
-			a := arm{name, version}
-			w.instances[a] = map[string][]*Instance{}
-			for region, zones := range s.Regions {
+			for _, region := range s.regionsOf(setup) {
+				p := place{name, version, region}
+				var needs []string
+				for q, in := range w.instances {
+					for _, i := range in {
+						if q.service == setup.Needs && q.region == region {
+							needs = append(needs, i.Address())
+						}
+					}
+				}
 				for n := range max(setup.Endpoints, 1) {
 					i, err := StartInstance(InstanceOptions{
-						Service: name, Version: version, Protocol: service.Protocol, Behavior: setup.Behavior,
+						Service: name, Version: version, Protocol: service.Protocol, Behavior: setup.Behavior, Region: region,
+						Host: hosts[region], Needs: needs, Personal: service.Personal,
 					})
 					if err != nil {
 						return err
 					}
-					w.instances[a][region] = append(w.instances[a][region], i)
-					w.zones[i] = zones[n%len(zones)]
+					w.instances[p] = append(w.instances[p], i)
+					w.zones[i] = s.Regions[region][n%len(s.Regions[region])]
 				}
 			}
 		}
 	}
+	w.places = slices.SortedFunc(maps.Keys(w.instances), comparePlaces)
 	return nil
 }
 
-// of returns the instances of a version in a region; "" is every region.
-func (w *world) of(a arm, region string) []*Instance {
-	if region != "" {
-		return w.instances[a][region]
+// inOrder returns the services so that each comes after those that it needs.
+func (s *Scenario) inOrder() []string {
+	var order []string
+	var add func(name string)
+	add = func(name string) {
+		if slices.Contains(order, name) {
+			return
+		}
+		for _, v := range s.Services[name].Versions {
+			if v.Needs != "" {
+				add(v.Needs)
+			}
+		}
+		order = append(order, name)
 	}
-	var all []*Instance
-	for _, in := range w.instances[a] {
-		all = append(all, in...)
+	for _, name := range slices.Sorted(maps.Keys(s.Services)) {
+		add(name)
+	}
+	return order
+}
+
+// counts returns what was done at every place.
+func (w *world) counts() map[place]counts {
+	all := map[place]counts{}
+	for p, in := range w.instances {
+		c := counts{}
+		for _, i := range in {
+			c.requests = c.requests.plus(i.Counts())
+			c.copies = c.copies.plus(i.Copies())
+		}
+		all[p] = c
 	}
 	return all
 }
 
+// sum adds up what was done at a place, whose region "" is every region.
+func sum(all map[place]counts, of place) counts {
+	var c counts
+	for p, o := range all {
+		if p.in(of) {
+			c.requests, c.copies = c.requests.plus(o.requests), c.copies.plus(o.copies)
+		}
+	}
+	return c
+}
+
 // fill executes a template of documents.
 func (w *world) fill(text string) ([]byte, error) {
-	t, err := template.New("documents").Funcs(template.FuncMap{"endpoints": w.endpoints}).Parse(text)
+	t, err := template.New("documents").Funcs(template.FuncMap{
+		"endpoints": w.endpoints, "placements": w.placements, "network": w.network,
+	}).Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("lab: documents: %w", err)
 	}
@@ -89,7 +160,7 @@ func (w *world) fill(text string) ([]byte, error) {
 
 // endpoints renders the endpoints of a version in a region as documents have them.
 func (w *world) endpoints(service, version, region string) (string, error) {
-	in := w.instances[arm{service, version}][region]
+	in := w.instances[place{service, version, region}]
 	if len(in) == 0 {
 		return "", fmt.Errorf("no version %q of service %q in region %q", version, service, region)
 	}
@@ -100,138 +171,33 @@ func (w *world) endpoints(service, version, region string) (string, error) {
 	return "[" + strings.Join(list, ", ") + "]", nil
 }
 
-// rolloutsIn returns the names of the rollouts that documents declare.
-func rolloutsIn(documents []byte) []string {
-	var names []string
-	for decoder := yaml.NewDecoder(bytes.NewReader(documents)); ; {
-		var d struct {
-			Kind     string
-			Metadata struct{ Name string }
+// placements renders the regions of a version as documents have them.
+func (w *world) placements(service, version string, capacity float64) (string, error) {
+	var list []string
+	for _, p := range w.places {
+		if !p.in(place{service, version, ""}) {
+			continue
 		}
-		if err := decoder.Decode(&d); err != nil {
-			return names // the control plane says what is wrong with them
-		}
-		if d.Kind == "Rollout" {
-			names = append(names, d.Metadata.Name)
-		}
-	}
-}
-
-// startSidecars starts all sidecars and waits until each is ready and listens.
-func (w *world) startSidecars(ctx context.Context, s *Scenario, cp ControlPlane) error {
-	for _, setup := range s.Sidecars {
-		zones := s.Regions[setup.Region]
-		for n := range max(setup.Count, 1) {
-			port, err := NewPort()
-			if err != nil {
-				return err
-			}
-			w.sidecars = append(w.sidecars, &sidecar{port: port, Sidecar: Sidecar{
-				ID:     fmt.Sprintf("%s-%s-%d", setup.Region, setup.Service, len(w.sidecars)),
-				Region: setup.Region, Zone: zones[n%len(zones)], Service: setup.Service, Port: port.Number(), Flush: setup.Flush,
-			}})
-		}
-	}
-	var all sync.WaitGroup
-	errs := make([]error, len(w.sidecars))
-	for n, c := range w.sidecars {
-		all.Go(func() { errs[n] = c.start(ctx, cp) })
-	}
-	all.Wait()
-	return errors.Join(errs...)
-}
-
-func (c *sidecar) start(ctx context.Context, cp ControlPlane) error {
-	bootstrap, err := cp.Bootstrap(ctx, c.Sidecar)
-	if err != nil {
-		return fmt.Errorf("lab: bootstrap of %s: %w", c.ID, err)
-	}
-	if c.envoy, err = StartEnvoy(ctx, Options{Name: c.ID, Bootstrap: bootstrap}); err != nil {
-		return err
-	}
-	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	if err := c.envoy.WaitReady(wait); err != nil {
-		return err
-	}
-	return c.envoy.await(wait, "listening", func() error {
-		listeners, err := c.envoy.Listeners()
+		endpoints, err := w.endpoints(service, version, p.region)
 		if err != nil {
-			return err
+			return "", err
 		}
-		if len(listeners) == 0 {
-			return errors.New("it has no listener")
-		}
-		c.egress = slices.Sorted(maps.Values(listeners))[0]
-		for _, address := range listeners {
-			if address == c.port.Address() {
-				c.egress = address
-			}
-		}
-		return nil
-	})
+		list = append(list, fmt.Sprintf("{region: %s, capacity: %g, endpoints: %s}", p.region, capacity, endpoints))
+	}
+	if len(list) == 0 {
+		return "", fmt.Errorf("no version %q of service %q", version, service)
+	}
+	return "[" + strings.Join(list, ", ") + "]", nil
 }
 
-// Listeners returns the addresses (host:port) that Envoy listens on, by the listener's name.
-func (e *Envoy) Listeners() (map[string]string, error) {
-	body, err := e.Admin("/listeners?format=json")
-	if err != nil {
-		return nil, err
-	}
-	var answer struct {
-		Statuses []struct {
-			Name  string `json:"name"`
-			Local struct {
-				Socket struct {
-					Address string `json:"address"`
-					Port    int    `json:"port_value"`
-				} `json:"socket_address"`
-			} `json:"local_address"`
-		} `json:"listener_statuses"`
-	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return nil, fmt.Errorf("lab: %s: listeners: %w", e.name, err)
-	}
-	listeners := map[string]string{}
-	for _, l := range answer.Statuses {
-		if l.Local.Socket.Port != 0 {
-			listeners[l.Name] = fmt.Sprintf("%s:%d", l.Local.Socket.Address, l.Local.Socket.Port)
+// network renders the network of a region's instances.
+func (w *world) network(region string) (string, error) {
+	for p, in := range w.instances {
+		if p.region == region {
+			return networkOf(in[0].port.host), nil
 		}
 	}
-	return listeners, nil
-}
-
-// startUsers starts every group.
-func (w *world) startUsers(ctx context.Context, s *Scenario) error {
-	w.users = map[string]*Users{}
-	for name, setup := range s.Users {
-		o := UsersOptions{
-			Host: setup.Host, Protocol: setup.Protocol, Path: setup.Path, Rate: setup.Rate, Poisson: setup.Poisson,
-			Concurrency: setup.Concurrency, Users: setup.Users, UserHeader: setup.UserHeader, Cookies: setup.Cookies,
-			Headers: setup.Headers, Testers: setup.Testers, TesterHeaders: setup.TesterHeaders, Posts: setup.Posts,
-			Body: setup.Body, Timeout: setup.Timeout,
-		}
-		for _, c := range w.sidecars {
-			if setup.behind(SidecarSetup{Region: c.Region, Service: c.Service}) {
-				o.Proxies = append(o.Proxies, c.egress)
-			}
-		}
-		u, err := StartUsers(ctx, o)
-		if err != nil {
-			return fmt.Errorf("lab: users %s: %w", name, err)
-		}
-		w.users[name] = u
-	}
-	return nil
-}
-
-// stopUsers ends every group at the same time, and returns when no request is left.
-func (w *world) stopUsers() {
-	var all sync.WaitGroup
-	for _, u := range w.users {
-		all.Go(func() { u.Stop() })
-	}
-	all.Wait()
+	return "", fmt.Errorf("no instance in region %q", region)
 }
 
 // close ends everything.
@@ -247,20 +213,32 @@ func (w *world) close() {
 		})
 	}
 	all.Wait()
-	for _, regions := range w.instances {
-		for _, in := range regions {
-			for _, i := range in {
-				i.Close()
-			}
+	for _, wire := range w.wires {
+		wire.Close()
+	}
+	for _, in := range w.instances {
+		for _, i := range in {
+			i.Close()
 		}
 	}
 }
 
-// report adds up what all users saw.
-func (w *world) report() Report {
+// report adds up what all users saw; in a region those behind its sidecars, "" is every region.
+func (w *world) report(region string) Report {
 	sum := Report{At: time.Now()}
 	for _, name := range slices.Sorted(maps.Keys(w.users)) {
-		sum = sum.plus(w.users[name].Report())
+		sum = sum.plus(w.reportOf(name, region))
+	}
+	return sum
+}
+
+// reportOf is report of one group.
+func (w *world) reportOf(name, region string) Report {
+	sum := Report{At: time.Now()}
+	for _, c := range w.users[name] {
+		if region == "" || c.region == region {
+			sum = sum.plus(c.Report())
+		}
 	}
 	return sum
 }

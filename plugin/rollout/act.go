@@ -17,7 +17,7 @@ type Verb string
 const (
 	// Start lets a pending region climb.
 	Start Verb = "start"
-	// Pause stops the clock of a progressing region; its share stays.
+	// Pause stops the clock of a progressing or shadowing region; its share, or its copies, stay.
 	Pause Verb = "pause"
 	// Continue lets the clock of a paused region run on; one that had to retreat meanwhile climbs from the first step.
 	Continue Verb = "resume"
@@ -25,7 +25,8 @@ const (
 	Abort Verb = "abort"
 	// Promote skips the remaining steps.
 	Promote Verb = "promote"
-	// Rollback takes a canary to zero, or a promoted region back to the version before.
+	// Rollback takes a canary to zero, or a promoted region back to the version before; asked again, it goes on to the
+	// next of the rollout's fallbacks.
 	Rollback Verb = "rollback"
 	// Retry starts a halted, aborted or rolled-back region again, from the first step, as a new trial.
 	Retry Verb = "retry"
@@ -70,10 +71,6 @@ func Act(set *spec.Set, state State, a Action, now time.Time) (State, []Event, e
 		return state, nil, fmt.Errorf("%s: %w rollout: %s", a.Verb, ErrUnknown, missing)
 	}
 	t.author = a.Author
-	do := t.verb(d, a)
-	if do == nil {
-		return state, nil, fmt.Errorf("%w verb %q: it is one of start, pause, resume, abort, promote, rollback, retry", ErrUnknown, a.Verb)
-	}
 	regions := t.state.names()
 	if missing == "" && a.Verb != Abort {
 		regions = slices.Sorted(slices.Values(d.rollout.Regions))
@@ -82,7 +79,10 @@ func Act(set *spec.Set, state State, a Action, now time.Time) (State, []Event, e
 	if len(a.Regions) > 0 {
 		targets = slices.Compact(slices.Sorted(slices.Values(a.Regions)))
 	}
-
+	do := t.verb(d, a, targets)
+	if do == nil {
+		return state, nil, fmt.Errorf("%w verb %q: it is one of start, pause, resume, abort, promote, rollback, retry", ErrUnknown, a.Verb)
+	}
 	var refused, passed []error
 	done := 0
 	for _, name := range targets {
@@ -113,8 +113,8 @@ func Act(set *spec.Set, state State, a Action, now time.Time) (State, []Event, e
 	return t.state, t.events, err
 }
 
-// verb returns what a verb does in one region, nil when there is no such verb.
-func (t *turn) verb(d documents, a Action) func(string, *Region) error {
+// verb returns what a verb does in one of the target regions, nil when there is no such verb.
+func (t *turn) verb(d documents, a Action, targets []string) func(string, *Region) error {
 	switch a.Verb {
 	case Start:
 		return func(name string, r *Region) error { return t.start(name, r, a.Reason) }
@@ -129,7 +129,7 @@ func (t *turn) verb(d documents, a Action) func(string, *Region) error {
 	case Rollback:
 		return func(name string, r *Region) error { return t.rollback(d, name, r, a.Reason) }
 	case Retry:
-		return func(name string, r *Region) error { return t.retry(name, r, a.Reason) }
+		return func(name string, r *Region) error { return t.retry(d, name, r, a.Reason, targets) }
 	}
 	return nil
 }
@@ -138,7 +138,7 @@ func (t *turn) start(name string, r *Region, why string) error {
 	switch {
 	case r.Phase != Pending || r.Started:
 		return elsewhere(r)
-	case r.Version == r.Stable.Version:
+	case r.serves():
 		return &refusal{text: r.Version + " serves as stable already; name another version in the rollout"}
 	}
 	r.Started, t.state.Started = true, true
@@ -147,10 +147,10 @@ func (t *turn) start(name string, r *Region, why string) error {
 }
 
 func (t *turn) pause(name string, r *Region, why string) error {
-	if r.Phase != Progressing {
+	if r.Phase != Progressing && r.Phase != Shadowing {
 		return elsewhere(r)
 	}
-	t.move(name, r, Paused, r.Weight, PausedByHand, why)
+	t.give(name, r, Paused, r.Weight, r.Shadow, PausedByHand, why)
 	return nil
 }
 
@@ -158,11 +158,14 @@ func (t *turn) resume(name string, r *Region, why string) error {
 	if r.Phase != Paused {
 		return elsewhere(r)
 	}
-	to := Progressing
-	if r.Weight == 0 {
-		to = Retreated
+	to := Retreated
+	switch {
+	case r.Weight > 0:
+		to = Progressing
+	case r.Shadow > 0:
+		to = Shadowing
 	}
-	t.move(name, r, to, r.Weight, ResumedByHand, why)
+	t.give(name, r, to, r.Weight, r.Shadow, ResumedByHand, why)
 	return nil
 }
 
@@ -184,44 +187,22 @@ func (t *turn) promoteByHand(d documents, name string, r *Region, why string) er
 	if age := t.now.Sub(r.SeenAt); age > d.policy.HoldAfter {
 		return &refusal{text: fmt.Sprintf("no fresh evidence for %v; it can be promoted when the region is watched again", age)}
 	}
-	if _, why := carries(capacity(d.service, r.Version, name), r.Rate, CanaryCapacityUnproved, CanaryCapacityTooLow); why != "" {
-		return &refusal{text: r.Version + " cannot take everything: it " + why + "; declare a capacity that carries it"}
+	if reason, message := alone(d, name, r, Input{}); reason != "" {
+		return &refusal{text: fmt.Sprintf("%s cannot take everything (%s): %s", r.Version, reason, message)}
 	}
 	t.promote(name, r, PromotedByHand, why)
 	return nil
 }
 
-func (t *turn) rollback(d documents, name string, r *Region, why string) error {
-	switch r.Phase {
-	case RolledBack:
-		return nil
-	case Pending:
-		return elsewhere(r)
-	case Promoted:
-		if r.Stable.Version != r.Version {
-			return &refusal{text: r.Stable.String() + " was promoted after " + r.Version + "; roll back the rollout that did it"}
-		}
-		if r.Previous == (Known{}) {
-			return &refusal{text: "no version before " + r.Version + " is known here"}
-		}
-		v := d.service.Version(r.Previous.Version)
-		switch {
-		case v == nil:
-			return &refusal{text: r.Previous.String() + " is the version before, but it is not declared any more; declare it again"}
-		case v.Digest != r.Previous.Digest:
-			return &refusal{text: r.Previous.String() + " is the version before, but " + v.Name + " is " + v.Digest + " now; declare the old build again"}
-		case !placed(v, name):
-			return &refusal{text: r.Previous.String() + " is the version before, but it has no endpoint here; declare its endpoints again"}
-		}
-		r.leaveStable(r.Previous, t.now)
-	}
-	t.move(name, r, RolledBack, 0, RolledBackByHand, why)
-	return nil
-}
-
-func (t *turn) retry(name string, r *Region, why string) error {
+func (t *turn) retry(d documents, name string, r *Region, why string, targets []string) error {
 	if r.Phase != Halted && r.Phase != Aborted && r.Phase != RolledBack {
 		return elsewhere(r)
+	}
+	if d.policy.OnHalt == spec.HaltStops {
+		others := slices.DeleteFunc(slices.Clone(d.rollout.Regions), func(other string) bool { return slices.Contains(targets, other) })
+		if bad := t.judgedBad(others); bad != "" {
+			return &refusal{text: fmt.Sprintf("%s is halted (%s), and the policy stops every region for it; retry it with this one", bad, t.state.Regions[bad].Reason)}
+		}
 	}
 	if r.Retries == nil {
 		r.Retries = map[string]int{}
@@ -234,6 +215,7 @@ func (t *turn) retry(name string, r *Region, why string) error {
 		r.Halts = nil
 	}
 	r.Started, t.state.Started = true, true
+	r.Begun, r.Shadowed = false, false
 	t.move(name, r, Pending, 0, Retried, why)
 	return nil
 }
@@ -255,6 +237,8 @@ func elsewhere(r *Region) error {
 		}
 	case Progressing:
 		text = "progressing at " + r.Weight.String() + "; `pause`, `abort`, `promote` or `rollback` can be done"
+	case Shadowing:
+		text = r.Shadow.String() + " of the requests are copied to it; `pause`, `abort` or `rollback` can be done"
 	case Paused:
 		text = "paused at " + r.Weight.String() + "; `resume` goes on"
 	case Retreated:

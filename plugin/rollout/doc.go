@@ -4,7 +4,7 @@
 // the proxies. docs/rollout.md has the machine as a table.
 //
 // The caller's order: Resume once after a start; then, at every tick and every change of documents, Join the persisted
-// halts, Adopt what other rollouts promoted, Step, publish Weights and Testers, and only then persist.
+// halts, Adopt what other rollouts promoted, Step, publish shares, copies and testers, and only then persist.
 //
 // Three rules hold everywhere. A share rises only in Step, by one step, on evidence that is fresh in that call and that
 // nothing speaks against. Whatever takes a share to zero comes first and asks nobody. A halt belongs to a Trial, one

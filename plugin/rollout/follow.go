@@ -32,6 +32,9 @@ func (t *turn) followVersion(d documents, region string, r *Region) {
 		return
 	}
 	r.Version, r.Digest = want.Version, want.Digest
+	if want.Digest != was.Digest {
+		r.Begun, r.Shadowed = false, false
+	}
 	message := fmt.Sprintf("%v in place of %v", want, was)
 	switch {
 	case r.halted(want.Digest) >= 0: // see stayHalted
@@ -58,11 +61,11 @@ func (t *turn) stayHalted(region string, r *Region) {
 	if i < 0 {
 		return
 	}
-	from, weight := r.Phase, r.Weight
+	from, on := r.Phase, r.on()
 	if r.halt(r.Halts[i]); r.Phase == from {
 		return
 	}
-	if weight != 0 {
+	if on {
 		r.WeightAt = t.now
 	}
 	t.event(region, *r, from, r.Reason, r.Message)
@@ -72,7 +75,7 @@ func (t *turn) stayHalted(region string, r *Region) {
 // not above it, at once, and never rises; when no step is that low it stays, below the first step, which is then the
 // next one.
 func (t *turn) followSteps(d documents, region string, r *Region) {
-	steps := d.policy.Steps
+	steps := d.policy.StepsIn(region)
 	if r.Weight == 0 || r.Step < len(steps) && steps[r.Step].Share == r.Weight {
 		return
 	}

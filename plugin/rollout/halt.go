@@ -89,7 +89,7 @@ func (r *Region) halt(h Halt) {
 		}
 	}
 	r.Phase, r.Reason, r.Message, r.Since = Halted, h.Reason, h.Message, h.At
-	r.Weight, r.Step, r.Held, r.Tries = 0, 0, 0, 0
+	r.Weight, r.Shadow, r.Step, r.Held, r.Tries = 0, 0, 0, 0, 0
 }
 
 // Resume takes up a state after a restart. With a hand-over the leases were kept and every region goes on; without one
@@ -102,7 +102,7 @@ func Resume(state State, now time.Time, handover bool) (State, []Event) {
 	}
 	for _, name := range t.state.names() {
 		r := t.state.Regions[name]
-		if r.Weight > 0 {
+		if r.on() {
 			t.retreat(name, &r, LeaseLapsed, "restarted without a hand-over")
 			t.state.Regions[name] = r
 		}

@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"encoding/json"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -71,8 +70,8 @@ func TestLawsHoldInEveryHistory(t *testing.T) {
 				after, events := Resume(h.state, h.now, handover)
 				h.changed(before, after, events)
 				for _, region := range regions {
-					if w := after.Regions[region].Weight; !handover && w != 0 {
-						t.Fatalf("%s at %d after a restart", region, w)
+					if r := after.Regions[region]; !handover && r.on() {
+						t.Fatalf("%s at %d after a restart", region, r.Weight)
 					}
 				}
 			},
@@ -96,14 +95,14 @@ func healthy() Input {
 
 func anyInput(t *rapid.T) Input {
 	often := func(label string) bool { return rapid.IntRange(0, 9).Draw(t, label) == 0 }
-	in := Input{Fresh: !often("stale"), AllotmentSpent: often("spent"), Ejected: often("ejected")}
+	in := Input{Fresh: !often("stale"), AllotmentSpent: often("spent"), Ejected: often("ejected"), Saturated: often("saturated"), Unwell: often("unwell")}
 	in.Verdict.CanaryTries = rapid.Uint64Range(0, 5).Draw(t, "tries")
 	in.Rate = rapid.SampledFrom([]float64{0, 100, 1000, 1001, -1, math.NaN(), math.Inf(1)}).Draw(t, "rate")
 	if often("judged") {
 		in.Verdict.Finding = rapid.SampledFrom([]evidence.Finding{evidence.Worse, evidence.Slower, evidence.OverBudget, evidence.Outage, evidence.Suspected}).Draw(t, "finding")
 	}
 	if often("trial") {
-		in.Trial = Trial{Digest: rapid.SampledFrom([]string{"d2", "d3"}).Draw(t, "digest"), Attempt: rapid.IntRange(0, 2).Draw(t, "attempt")}
+		in.Trial = Trial{Digest: rapid.SampledFrom([]string{"d2", "d3"}).Draw(t, "digest"), Attempt: rapid.IntRange(0, 2).Draw(t, "attempt"), Shadow: rapid.Bool().Draw(t, "shadow")}
 	}
 	return in
 }
@@ -117,7 +116,10 @@ func anyEdit(t *rapid.T) []string {
 		{"rollout", "version=v3"}, {"rollout", "version=v2"}, {"rollout", "version=v9"}, {"version", "v2", "eu=none"},
 		{"version", "v2", "eu=1000"}, {"version", "v3", "us=gone"}, {"version", "v3", "us=1000"}, {"version", "v1", "eu=none", "us=0"},
 		{"version", "v1", "eu=1000", "us=1000"}, {"rollout", "regions=eu"}, {"rollout", "regions=eu,us"}, {"delete"},
-		{"rollout", "regions=eu,us"}, {"undeclare", "v2"}, {"version", "v2", "digest=d2", "eu=1000", "us=1000"},
+		{"rollout", "regions=eu,us"}, {"undeclare", "v2"}, {"policy", "shadow=10%:2s:5"}, {"policy", "shadow=5%:2s:5"}, {"policy", "shadow=none"},
+		{"policy", "waves=eu|us"}, {"policy", "waves=us:bake=2s|eu"}, {"policy", "waves=rest:parallel=1"}, {"policy", "waves=rest"},
+		{"policy", "onHalt=stop"}, {"policy", "onHalt=hold"}, {"policy", "onHalt=continue"}, {"policy", "minRegions=1"}, {"policy", "minRegions=0"},
+		{"rollout", "fallbacks=v3,v1"}, {"policy", "minEndpoints=50%"}, {"version", "v2", "digest=d2", "eu=1000", "us=1000"},
 	}).Draw(t, "edit")
 }
 
@@ -159,6 +161,19 @@ func (h *history) step(in map[string]Input) {
 		if is.Weight > was.Weight {
 			h.rose(set, region, was, is, input)
 		}
+		if is.Shadow > was.Shadow && (!input.Fresh || input.Saturated || policy.Shadow == nil || is.Shadow != policy.Shadow.Share) {
+			h.t.Fatalf("%s copies %s, and before %s, on %+v", region, is.Shadow, was.Shadow, input)
+		}
+		if is.on() && !was.on() && !was.Begun {
+			h.began(policy, region, before, after)
+		}
+		if policy.OnHalt == spec.HaltStops && is.on() && rollout != nil {
+			for _, other := range rollout.Regions {
+				if o := after.Regions[other]; o.Phase == Halted && o.Reason != HaltedElsewhere {
+					h.t.Fatalf("%s is on, and %s is halted: %+v", region, other, is)
+				}
+			}
+		}
 		if was.Phase != Promoted && is.Phase == Promoted && (was.Weight == 0 || !input.Fresh) {
 			h.t.Fatalf("%s was promoted from %d, fresh %v", region, was.Weight, input.Fresh)
 		}
@@ -166,16 +181,43 @@ func (h *history) step(in map[string]Input) {
 		if ours && is.Weight > 0 && (input.Verdict.Finding != evidence.Collecting || input.AllotmentSpent || input.Ejected) {
 			h.t.Fatalf("%s has a share against %+v", region, input)
 		}
-		if limit := min(policy.RetreatAfter, policy.LeaseTTL); was.Weight > 0 && h.now.Sub(was.SeenAt) >= limit && is.Weight > 0 {
+		if limit := min(policy.RetreatAfter, policy.LeaseTTL); was.on() && h.now.Sub(was.SeenAt) >= limit && is.on() {
 			h.t.Fatalf("%s kept a share over a gap of %v", region, h.now.Sub(was.SeenAt))
+		}
+	}
+}
+
+// began checks that it was the region's turn.
+func (h *history) began(policy *spec.Policy, region string, before, after State) {
+	wave := policy.WaveOf(region)
+	for _, other := range regions {
+		was, is := before.Regions[other], after.Regions[other]
+		if other == region || !slices.Contains(h.world.rollouts[name].Regions, other) {
+			continue
+		}
+		if is.Phase == Halted && policy.OnHalt != spec.HaltContinues {
+			h.t.Fatalf("%s began though %s is halted", region, other)
+		}
+		underWay := was.Begun && was.on() && is.on()
+		if wave >= 0 && policy.Waves[wave].Parallel == 1 && policy.WaveOf(other) == wave && underWay {
+			h.t.Fatalf("%s began beside %s, one at a time is the policy", region, other)
+		}
+		if wave > policy.WaveOf(other) && !is.serves() {
+			h.t.Fatalf("%s began before its wave: %+v", region, is)
+		}
+		if policy.MinRegions == 1 && after.Regions[region].Weight > 0 && is.Weight > 0 {
+			h.t.Fatalf("%s began, and no region has one version alone", region)
 		}
 	}
 }
 
 // rose checks what every rise of a share needs.
 func (h *history) rose(set *spec.Set, region string, was, is Region, in Input) {
-	if !in.Fresh {
-		h.t.Fatalf("%s rose without fresh evidence", region)
+	if !in.Fresh || in.Saturated {
+		h.t.Fatalf("%s rose on %+v", region, in)
+	}
+	if s := set.Policies["careful"].Shadow; was.Shadow > 0 && (s == nil || is.Weight > set.Policies["careful"].Steps[0].Share) {
+		h.t.Fatalf("%s came out of its shadow at %s", region, is.Weight)
 	}
 	for _, s := range set.Policies["careful"].Steps {
 		if s.Share > was.Weight {
@@ -261,7 +303,13 @@ func (h *history) check() {
 		if r.Weight != 0 && r.Phase != Progressing && r.Phase != Paused {
 			h.t.Fatalf("%s is %s at %d", region, r.Phase, r.Weight)
 		}
-		if r.Weight != 0 && h.bad[region][r.Digest] {
+		if r.Shadow != 0 && (r.Weight != 0 || r.Phase != Shadowing && r.Phase != Paused) {
+			h.t.Fatalf("%s is %s at %d and copies %d", region, r.Phase, r.Weight, r.Shadow)
+		}
+		if r.Phase == Shadowing && r.Shadow == 0 {
+			h.t.Fatalf("%s is shadowing nothing", region)
+		}
+		if r.on() && h.bad[region][r.Digest] {
 			h.t.Fatalf("%s gives %d to %s, which was halted and not retried", region, r.Weight, r.Digest)
 		}
 		if Testers(r) && h.bad[region][r.Digest] {
@@ -291,12 +339,15 @@ func TestJoinKnowsNoOrder(t *testing.T) {
 			}
 		})
 		region := Region{
-			Phase:   rapid.SampledFrom([]Phase{Pending, Progressing, Paused, Retreated, Halted, Aborted, Promoted, RolledBack}).Draw(t, "phase"),
+			Phase:   rapid.SampledFrom([]Phase{Pending, Progressing, Paused, Retreated, Halted, Aborted, Promoted, RolledBack, Shadowing}).Draw(t, "phase"),
 			Version: "v2", Digest: "d2", Stable: Known{"v2", "d2"}, Previous: Known{"v1", "d1"}, StableSince: start, Since: start,
 			Retries: map[string]int{"d2": rapid.IntRange(1, 2).Draw(t, "retries")},
 		}
 		if region.Phase == Progressing || region.Phase == Paused {
 			region.Weight, region.Stable, region.Previous = 100, Known{"v1", "d1"}, Known{}
+		}
+		if region.Phase == Shadowing {
+			region.Shadow, region.Stable, region.Previous = 100, Known{"v1", "d1"}, Known{}
 		}
 		if region.Phase == Halted {
 			h := Halt{Rollout: name, Region: "eu", Trial: region.Trial(), Reason: OverBudget, At: start.Add(1)}
@@ -313,7 +364,7 @@ func TestJoinKnowsNoOrder(t *testing.T) {
 		}
 		for _, h := range halts {
 			r := once.Regions[h.Region]
-			if h.Rollout == name && r.Digest == h.Digest && h.Attempt >= region.Retries[h.Digest] && h.Region == "eu" && (r.Weight != 0 || r.Stable.Digest == h.Digest && region.Phase == Promoted) {
+			if h.Rollout == name && r.Digest == h.Digest && h.Attempt >= region.Retries[h.Digest] && h.Region == "eu" && (r.on() || r.Stable.Digest == h.Digest && region.Phase == Promoted) {
 				t.Fatalf("%+v did not win: %+v", h, r)
 			}
 		}
@@ -339,7 +390,7 @@ func TestHaltsAreValuesOfTheState(t *testing.T) {
 	if diff := cmp.Diff(want, Halts(state)); diff != "" {
 		t.Fatal(diff)
 	}
-	if got := fmt.Sprint(Weights(state)); got != "map[eu:0%]" {
-		t.Fatal(got)
+	if w := state.Regions["eu"].Weight; w != 0 {
+		t.Fatal(w)
 	}
 }

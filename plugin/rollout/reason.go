@@ -13,8 +13,22 @@ const (
 	Retried Reason = "Retried"
 )
 
-// Reasons of a region that has a share.
+// Reasons why a region that was started has to wait for others. They never keep a share from falling.
 const (
+	// WaitingForWave: a wave before the region's own is not done.
+	WaitingForWave Reason = "WaitingForWave"
+	// Baking: the wave before is done, and its bake is not over.
+	Baking Reason = "Baking"
+	// WaitingForTurn: as many regions of the wave are under way as the policy lets.
+	WaitingForTurn Reason = "WaitingForTurn"
+	// HeldByHalt: a region of the rollout is halted, and the policy lets no other one begin.
+	HeldByHalt Reason = "HeldByHalt"
+)
+
+// Reasons of a region that has a share or copies.
+const (
+	// ShadowReached: requests are copied to the version from now on.
+	ShadowReached Reason = "ShadowReached"
 	// StepReached: the share rose to that of the next step.
 	StepReached Reason = "StepReached"
 	// ClimbingAgain: the reason of the retreat is gone and evidence was fresh for long enough: the first step again.
@@ -34,6 +48,12 @@ const (
 
 // Reasons that keep a share from rising. They never keep it from falling.
 const (
+	// RegionSaturated: the region cannot keep up with what it has.
+	RegionSaturated Reason = "RegionSaturated"
+	// TooFewRegions: with this region fewer than the policy's number of others would have one version alone.
+	TooFewRegions Reason = "TooFewRegions"
+	// TooFewEndpoints: the version has fewer than the policy's part of stable's endpoints. Only promotion asks.
+	TooFewEndpoints Reason = "TooFewEndpoints"
 	// StableCapacityUnproved: stable declares no capacity in the region, or the region's rate was not measured, so that
 	// nothing proves that stable can take everything back.
 	StableCapacityUnproved Reason = "StableCapacityUnproved"
@@ -81,6 +101,8 @@ const (
 	AllotmentSpent Reason = "AllotmentSpent"
 	// CanaryEjected: outlier detection or health checks took every canary endpoint out while stable had some.
 	CanaryEjected Reason = "CanaryEjected"
+	// HaltedElsewhere: another region of the rollout was halted, and the policy stops them all.
+	HaltedElsewhere Reason = "HaltedElsewhere"
 )
 
 // What people did.

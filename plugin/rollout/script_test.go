@@ -101,7 +101,7 @@ func (p *player) do(words []string) {
 		for range n {
 			p.now = p.now.Add(time.Second)
 			in := map[string]Input{}
-			for _, region := range []string{"eu", "us"} {
+			for region := range p.states[p.name].Regions {
 				in[region] = p.tickInput(region, words[2:])
 			}
 			p.step(in)
@@ -188,6 +188,12 @@ func (p *player) tickInput(region string, words []string) Input {
 			in.AllotmentSpent = true
 		case "ejected":
 			in.Ejected = true
+		case "unwell":
+			in.Unwell = true
+		case "saturated":
+			in.Saturated = true
+		case "endpoints": // canary/stable
+			_, err = fmt.Sscanf(value, "%d/%d", &in.CanaryEndpoints, &in.StableEndpoints)
 		case "tries":
 			in.Verdict.CanaryTries, err = strconv.ParseUint(value, 10, 64)
 		case "doubt":
@@ -196,6 +202,7 @@ func (p *player) tickInput(region string, words []string) Input {
 			in.Rate, err = strconv.ParseFloat(value, 64)
 		case "trial":
 			digest, attempt, _ := strings.Cut(value, "/")
+			attempt, in.Trial.Shadow = strings.CutSuffix(attempt, "/shadow")
 			in.Trial.Digest = digest
 			in.Trial.Attempt, err = strconv.Atoi(attempt)
 		case "worse", "slower", "overbudget", "outage", "suspected":
@@ -243,6 +250,9 @@ func (p *player) keep(state State, events []Event) {
 	}
 }
 
+// waits are the reasons whose message is kept up to date without an event.
+var waits = map[Reason]bool{WaitingForWave: true, Baking: true, WaitingForTurn: true, HeldByHalt: true, TooFewRegions: true, TooFewEndpoints: true}
+
 func (p *player) status() {
 	s := p.states[p.name]
 	if s.Deleted {
@@ -254,7 +264,13 @@ func (p *player) status() {
 		if r.Weight > 0 {
 			fmt.Fprintf(&p.said, ", step %d held %v with %d tries", r.Step+1, r.Held, r.Tries)
 		}
+		if r.Shadow > 0 {
+			fmt.Fprintf(&p.said, ", %s copied for %v with %d tries", r.Shadow, r.Held, r.Tries)
+		}
 		fmt.Fprintf(&p.said, " (%s), stable %s", r.Reason, r.Stable.Version)
+		if waits[r.Reason] {
+			fmt.Fprintf(&p.said, ", %s", r.Message)
+		}
 		if Testers(r) {
 			p.said.WriteString(", testers")
 		}

@@ -12,13 +12,13 @@ import (
 // Phase is where a region stands in a rollout.
 type Phase string
 
-// The phases. Only Progressing and Paused have a weight, and only Shadowing has a shadow.
+// The phases. Only Progressing and Paused have a weight, and only Shadowing and Paused have a shadow; never both.
 const (
 	// Pending: declared and at zero; waits for a person to start it, or, started, for fresh evidence, endpoints and room.
 	Pending Phase = "Pending"
 	// Progressing: the canary has the share of the current step.
 	Progressing Phase = "Progressing"
-	// Paused: a person stopped the clock. The share stays while evidence is fresh; a paused region that has to retreat
+	// Paused: a person stopped the clock. The share, or the copies, stay while evidence is fresh; a paused region that has to retreat
 	// waits at zero, still Paused, until a person resumes it.
 	Paused Phase = "Paused"
 	// Retreated: at zero for a reason that may pass (outage, no data, no endpoint, lapsed lease); climbs again from the
@@ -65,10 +65,12 @@ type Region struct {
 	// Weight is the step's share, or less when the steps were edited and none of them was as low as the weight.
 	Step   int        `json:"step"`
 	Weight spec.Share `json:"weight"`
-	// Shadow is the part of the requests that is copied to the version, 0 unless Shadowing. Shadowed is whether the trial
-	// passed its shadow stage.
-	Shadow   spec.Share `json:"shadow,omitempty"`
-	Shadowed bool       `json:"shadowed,omitempty"`
+	// Shadow is the part of the requests that is copied to the version (0 unless Shadowing, or Paused in that stage).
+	Shadow spec.Share `json:"shadow,omitempty"`
+	// Begun is whether the trial had copies or a share here, so that no wave keeps it from going on. Shadowed is whether it
+	// passed its shadow stage, or needed none.
+	Begun    bool `json:"begun,omitempty"`
+	Shadowed bool `json:"shadowed,omitempty"`
 	// Since is when the phase or step was entered, WeightAt when the weight last changed.
 	Since    time.Time `json:"since"`
 	WeightAt time.Time `json:"weightAt,omitzero"`
@@ -87,6 +89,8 @@ type Region struct {
 	Stable      Known     `json:"stable"`
 	Previous    Known     `json:"previous"`
 	StableSince time.Time `json:"stableSince,omitzero"`
+	// UnwellAt is when a promoted region was last not known to be well: a bake counts from there.
+	UnwellAt time.Time `json:"unwellAt,omitzero"`
 	// Halts in force, at most one a digest, sorted by digest; they outlive edits of the version and its return.
 	Halts []Halt `json:"halts,omitempty"`
 	// Retries counts, by digest, how often a person asked for another attempt. It never falls.
@@ -113,7 +117,7 @@ type Trial struct {
 
 // Trial that the region is at.
 func (r Region) Trial() Trial {
-	return Trial{Digest: r.Digest, Attempt: r.Retries[r.Digest], Shadow: r.Phase == Shadowing}
+	return Trial{Digest: r.Digest, Attempt: r.Retries[r.Digest], Shadow: r.Shadow > 0}
 }
 
 // Input is what is known of one region at one tick. The zero Input is no evidence.
@@ -157,15 +161,6 @@ type Event struct {
 	Author string `json:"author,omitempty"`
 }
 
-// Weights returns the intended share of the canary in every region of the state.
-func Weights(state State) map[string]spec.Share {
-	weights := make(map[string]spec.Share, len(state.Regions))
-	for name, r := range state.Regions {
-		weights[name] = r.Weight
-	}
-	return weights
-}
-
 // Canary returns the version that the region has beside stable, even at weight zero, so that its arm can be built before
 // it gets a share; false when there is none: promoted, withdrawn from the documents, or stable already. Whether it has
 // endpoints is in the documents.
@@ -178,11 +173,17 @@ func Canary(r Region) (Known, bool) {
 }
 
 // Testers reports whether a request that asks for the canary by name may reach it: before the start and while it has
-// a share. Whatever takes the share to zero takes the testers off as well.
+// a share or copies. Whatever takes those to zero takes the testers off as well.
 func Testers(r Region) bool {
 	_, has := Canary(r)
-	return has && (r.Phase == Pending || r.Weight > 0)
+	return has && (r.Phase == Pending || r.on())
 }
+
+// on reports whether the version gets anything of the region's requests.
+func (r *Region) on() bool { return r.Weight > 0 || r.Shadow > 0 }
+
+// serves reports whether the version is what serves alone.
+func (r *Region) serves() bool { return r.Version != "" && r.Version == r.Stable.Version }
 
 func (s State) clone() State {
 	regions := make(map[string]Region, len(s.Regions))

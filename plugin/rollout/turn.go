@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/aviary-mesh/aviary/plugin/spec"
@@ -47,26 +46,33 @@ func lookup(set *spec.Set, name string) (documents, string) {
 	return d, ""
 }
 
-// move changes phase or weight. A weight that is new starts the clock anew.
+// move changes phase or weight, and ends copies.
 func (t *turn) move(region string, r *Region, to Phase, weight spec.Share, reason Reason, message string) {
+	t.give(region, r, to, weight, 0, reason, message)
+}
+
+// give changes phase, weight or shadow. A share that is new starts the clock anew.
+func (t *turn) give(region string, r *Region, to Phase, weight, shadow spec.Share, reason Reason, message string) {
 	from := r.Phase
-	if weight != r.Weight {
+	changed := weight != r.Weight || shadow != r.Shadow
+	if changed {
 		r.WeightAt = t.now
 	}
-	if weight != r.Weight || weight == 0 {
+	if changed || weight == 0 && shadow == 0 {
 		r.Held, r.Tries = 0, 0
 	}
 	if weight == 0 {
 		r.Step = 0
 	}
-	r.Phase, r.Weight, r.Since = to, weight, t.now
+	r.Phase, r.Weight, r.Shadow, r.Since = to, weight, shadow, t.now
 	r.Reason, r.Message = reason, message
 	t.event(region, *r, from, reason, message)
 }
 
-// note gives a new reason to stay; the reason that is there already is not said again.
+// note gives a new reason to stay. The reason that is there already is no event again; what it stands on is kept up to date.
 func (t *turn) note(region string, r *Region, reason Reason, message string) {
 	if r.Reason == reason {
+		r.Message = message
 		return
 	}
 	r.Reason, r.Message = reason, message
@@ -82,7 +88,7 @@ func (t *turn) event(region string, r Region, from Phase, reason Reason, message
 
 // retreat takes a region to zero for a reason that may pass. A paused region waits there for a person.
 func (t *turn) retreat(region string, r *Region, reason Reason, message string) {
-	if r.Weight == 0 && (r.Phase == Paused || r.Phase == Retreated || r.Phase == Pending) {
+	if !r.on() && (r.Phase == Paused || r.Phase == Retreated || r.Phase == Pending) {
 		r.Held = 0
 		t.note(region, r, reason, message)
 		return
@@ -96,8 +102,8 @@ func (t *turn) retreat(region string, r *Region, reason Reason, message string) 
 
 // halt takes a region to zero for good.
 func (t *turn) halt(region string, r *Region, reason Reason, message string) {
-	r.learn(Halt{Rollout: t.state.Rollout, Region: region, Trial: r.Trial(), Reason: reason, At: t.now, Message: message})
+	trial := r.Trial()
+	trial.Shadow = false
+	r.learn(Halt{Rollout: t.state.Rollout, Region: region, Trial: trial, Reason: reason, At: t.now, Message: message})
 	t.move(region, r, Halted, 0, reason, message)
 }
-
-func perSecond(rate float64) string { return strconv.FormatFloat(rate, 'f', -1, 64) + "/s" }

@@ -101,6 +101,28 @@ func (w *world) edit(words []string, rollout string) error {
 			w.policy.RetreatAfter, err = time.ParseDuration(value)
 		case "policy lease":
 			w.policy.LeaseTTL, err = time.ParseDuration(value)
+		case "policy shadow": // 10%:5s:20, or none
+			w.policy.Shadow = nil
+			if value != "none" {
+				var stage []spec.Step
+				if stage, err = parseSteps(value); err == nil {
+					w.policy.Shadow = &spec.Shadow{Share: stage[0].Share, Hold: stage[0].Hold, MinTries: stage[0].MinTries}
+				}
+			}
+		case "policy waves": // eu|us,ap:bake=10s:require=50%:parallel=1|rest
+			w.policy.Waves, err = parseWaves(value)
+		case "policy onHalt":
+			w.policy.OnHalt = map[string]spec.OnHalt{"continue": spec.HaltContinues, "hold": spec.HaltHolds, "stop": spec.HaltStops}[value]
+		case "policy pace": // us:steps
+			region, text, _ := strings.Cut(value, ":")
+			w.policy.Paces = map[string][]spec.Step{}
+			w.policy.Paces[region], err = parseSteps(text)
+		case "policy minRegions":
+			w.policy.MinRegions, err = strconv.Atoi(value)
+		case "policy minEndpoints":
+			w.policy.MinEndpoints, err = spec.ParseShare(value)
+		case "rollout fallbacks":
+			r.Fallbacks = strings.Split(value, ",")
 		case "rollout version":
 			r.Version = value
 		case "rollout service":
@@ -133,6 +155,37 @@ func (w *world) edit(words []string, rollout string) error {
 		w.rollouts[rollout] = r
 	}
 	return nil
+}
+
+// parseWaves reads "eu|us,ap:bake=10s:require=50%:parallel=1|rest".
+func parseWaves(text string) ([]spec.Wave, error) {
+	var waves []spec.Wave
+	for one := range strings.SplitSeq(text, "|") {
+		parts := strings.Split(one, ":")
+		w := spec.Wave{Require: spec.Whole}
+		if parts[0] != "rest" {
+			w.Regions = slices.Sorted(strings.SplitSeq(parts[0], ","))
+		}
+		for _, part := range parts[1:] {
+			key, value, _ := strings.Cut(part, "=")
+			var err error
+			switch key {
+			case "bake":
+				w.Bake, err = time.ParseDuration(value)
+			case "require":
+				w.Require, err = spec.ParseShare(value)
+			case "parallel":
+				w.Parallel, err = strconv.Atoi(value)
+			default:
+				err = fmt.Errorf("what is %q?", part)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		waves = append(waves, w)
+	}
+	return waves, nil
 }
 
 // parseSteps reads "1%:10s:50,10%:10s:50".

@@ -3,7 +3,6 @@ package signal
 import (
 	"math"
 	"sort"
-	"time"
 )
 
 // EdgeCount is len(Edges).
@@ -14,22 +13,13 @@ const StepsPerFactor = 3
 
 // Edges are the upper edges of the latency buckets in microseconds, rising: 100 µs times the powers of 1.25^(1/3), rounded
 // to whole microseconds, to 127 s. It is never written to. Proxies are configured with the same edges, so that a bucket is
-// exact; see EdgesIn.
+// exact.
 var Edges = edges()
 
 func edges() []float64 {
 	all := make([]float64, EdgeCount)
 	for i := range all {
 		all[i] = math.Round(100 * math.Pow(1.25, float64(i)/StepsPerFactor))
-	}
-	return all
-}
-
-// EdgesIn returns the edges in another unit: EdgesIn(time.Millisecond) begins with 0.1.
-func EdgesIn(unit time.Duration) []float64 {
-	all := make([]float64, EdgeCount)
-	for i, micros := range Edges {
-		all[i] = micros * float64(time.Microsecond) / float64(unit)
 	}
 	return all
 }

@@ -33,12 +33,14 @@ func (s Sample) Add(o Sample) Sample {
 // Sample counts the arm's tries. isError says which classes are errors (the policy's).
 //
 // sinceChange is the time from the last change of a weight, as the proxies had it, to the begin of the flush's span (the
-// shortest, when flushes were merged). A completion counts only when its try surely began after the change: arms are then compared over the same
-// starts, and the tries that a wider canary sent before are not held against the narrow one. So, in both arms alike:
+// shortest of several flushes). A completion counts only when its try surely began after the change: arms are then compared
+// over the same starts, and the tries that a wider canary sent before are not held against the narrow one. So, in both arms
+// alike:
 //   - a try counts when its bucket's upper edge is at or below sinceChange;
 //   - a try without a known upper edge (longer than the last one, in a histogram that was lost, or from a client that
-//     reports no latencies) counts once longest has passed: the limit of a try, 0 for none, which is Settled. Histograms are lost with the whole of a flush, all classes and arms together, so what is left of them
-//     is a fair sample of the same tries; nothing is scaled, counts stay whole;
+//     reports no latencies) counts once longest has passed: the limit of a try, 0 for none, which is Settled. Histograms are
+//     lost with the whole of a flush, all classes and arms together, so what is left of them is a fair sample of the same
+//     tries; nothing is scaled, counts stay whole;
 //   - overflows and ejections happen at once and count as tries and errors; connect failures do once ConnectLimit passed.
 //
 // Counting starts anew at a change, never in arrears: what does not count now is dropped for good.

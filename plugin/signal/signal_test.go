@@ -1,13 +1,10 @@
 package signal
 
 import (
-	"math"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 )
 
@@ -20,11 +17,8 @@ func TestEdges(t *testing.T) {
 			t.Errorf("step %d is %v", i, step)
 		}
 	}
-	for i, ms := range EdgesIn(time.Millisecond) {
-		if ms*1000 != Edges[i] && math.Abs(ms*1000/Edges[i]-1) > 1e-12 {
-			t.Errorf("edge %d: %v ms, %v µs", i, ms, Edges[i])
-		}
-		if got := EdgeOf(ms * 1000); got != i {
+	for i, micros := range Edges {
+		if got := EdgeOf(micros / 1000 * 1000); got != i {
 			t.Errorf("an edge finds itself: %d, got %d", i, got)
 		}
 	}
@@ -90,55 +84,6 @@ func TestHistogram(t *testing.T) {
 	})
 }
 
-func TestMergeHasNoOrder(t *testing.T) {
-	classes := []Class{{200, -1, ""}, {500, -1, ""}, {200, 0, ""}, {200, 13, ""}, {0, -1, "UF"}, {0, -1, "UT"}}
-	rapid.Check(t, func(t *rapid.T) {
-		flushes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Flush {
-			f := Flush{Proxy: rapid.StringMatching("[a-c]").Draw(t, "proxy")}
-			for _, version := range []string{"v1", "v2"} {
-				if rapid.Bool().Draw(t, "absent") {
-					continue
-				}
-				a := Arm{
-					Service: "s", Version: version, InProgress: rapid.Uint64Range(0, 5).Draw(t, "progress"),
-					Endpoints: rapid.Uint64Range(0, 3).Draw(t, "endpoints"), Overflows: rapid.Uint64Range(0, 5).Draw(t, "overflows"),
-				}
-				a.Healthy = rapid.Uint64Range(0, a.Endpoints).Draw(t, "healthy")
-				a.Ejected = rapid.Uint64Range(0, a.Endpoints-a.Healthy).Draw(t, "ejected")
-				for _, c := range classes {
-					if h := histograms().Draw(t, "latency"); len(h) > 0 {
-						a.Outcomes = append(a.Outcomes, Outcome{c, h.Total() + 1, h})
-					}
-				}
-				slices.SortFunc(a.Outcomes, func(a, b Outcome) int { return a.Class.Compare(b.Class) })
-				f.Arms = append(f.Arms, a)
-			}
-			return f
-		}), 0, 5).Draw(t, "flushes")
-		want := Merge(flushes)
-		equal := func(got []Arm, how string) {
-			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
-				t.Fatalf("%s:\n%s", how, diff)
-			}
-		}
-		equal(Merge(rapid.Permutation(flushes).Draw(t, "order")), "another order")
-		cut := rapid.IntRange(0, len(flushes)).Draw(t, "cut")
-		equal(Merge([]Flush{{Arms: Merge(flushes[:cut])}, {Arms: Merge(flushes[cut:])}}), "in two parts")
-		// What was merged is still as it was.
-		equal(Merge(flushes), "again")
-	})
-}
-
-func TestMergeTakesTheWorstView(t *testing.T) {
-	flush := func(endpoints, healthy, ejected uint64) Flush {
-		return Flush{Arms: []Arm{{Service: "s", Version: "v", Endpoints: endpoints, Healthy: healthy, Ejected: ejected}}}
-	}
-	got := Merge([]Flush{flush(3, 3, 0), flush(2, 0, 2), flush(0, 0, 0)})
-	if len(got) != 1 || got[0].Endpoints != 2 || got[0].Healthy != 0 || got[0].Ejected != 2 {
-		t.Errorf("got %+v", got)
-	}
-}
-
 func failed(c Class) bool { return c.Status == 0 || c.Status >= 500 }
 
 func TestSampleComparesTheSameStarts(t *testing.T) {
@@ -174,5 +119,24 @@ func TestSampleComparesTheSameStarts(t *testing.T) {
 					s.Tries, s.Errors, s.Latency.Total(), c.tries, c.errors, c.latency)
 			}
 		})
+	}
+}
+
+func TestArmsAreNamedByFour(t *testing.T) {
+	arms := []Arm{
+		{Service: "a", Version: "v2"},
+		{Service: "b", Version: "v1"},
+		{Service: "b", Version: "v1", Shadow: true},
+		{Service: "b", Version: "v1", Region: Elsewhere},
+		{Service: "b", Version: "v1", Region: "eu"},
+		{Service: "b", Version: "v1", Region: "us"},
+		{Service: "b", Version: "v2"},
+	}
+	for i, a := range arms {
+		for j, b := range arms {
+			if got, want := a.Compare(b), min(1, max(-1, i-j)); got != want {
+				t.Errorf("%+v and %+v: %d, want %d", a, b, got, want)
+			}
+		}
 	}
 }

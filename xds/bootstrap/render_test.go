@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,46 @@ func TestRenderRefuses(t *testing.T) {
 				t.Errorf("error %v, want one with %q", err, c.want)
 			}
 		})
+	}
+}
+
+// TestStatistics: which of Envoy's statistics are let through, and under whose name.
+func TestStatistics(t *testing.T) {
+	config := statsConfig(edges)
+	passes := func(stat string) bool {
+		for _, p := range config.GetStatsMatcher().GetInclusionList().GetPatterns() {
+			if p.GetExact() == stat || p.GetPrefix() != "" && strings.HasPrefix(stat, p.GetPrefix()) ||
+				p.GetSafeRegex() != nil && regexp.MustCompile(`^(?:`+p.GetSafeRegex().GetRegex()+`)$`).MatchString(stat) {
+				return true
+			}
+		}
+		return false
+	}
+	name := regexp.MustCompile(config.GetStatsTags()[0].GetRegex())
+	for stat, cluster := range map[string]string{
+		"cluster.cart/stable/v1.upstream_rq_active":                         "cart/stable/v1",
+		"cluster.cart/stable/v1.2.upstream_rq_pending_active":               "cart/stable/v1.2",
+		"cluster.cart/remote/v1.outlier_detection.ejections_enforced_total": "cart/remote/v1",
+		"cluster.cart/shadow/v2.upstream_rq_max_duration_reached":           "cart/shadow/v2",
+		"cluster.cart/shadow/v2.upstream_rq_timeout":                        "cart/shadow/v2",
+		"cluster.cart/stable/v1.upstream_rq_timeout":                        "",
+		"cluster.cart/shadow/v2.upstream_rq_per_try_timeout":                "",
+		"cluster.cart/shadow/v2.upstream_rq_200":                            "",
+		"cluster.cart/stable/v1.upstream_rq_time":                           "",
+		"cluster.aviary.upstream_rq_active":                                 "",
+	} {
+		got := ""
+		if passes(stat) {
+			got = name.FindStringSubmatch(stat)[2]
+		}
+		if got != cluster {
+			t.Errorf("%s is of %q, want %q", stat, got, cluster)
+		}
+	}
+	for _, stat := range []string{"aviary.tries", "server.uptime", "cluster.aviary.upstream_cx_active"} {
+		if !passes(stat) {
+			t.Errorf("%s does not pass", stat)
+		}
 	}
 }
 

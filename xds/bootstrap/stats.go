@@ -20,6 +20,7 @@ const (
 // overflows that tell an operator which limit is too low.
 var clusterStats = []string{
 	"upstream_rq_active",
+	"upstream_rq_pending_active",
 	"upstream_rq_pending_overflow",
 	"upstream_rq_active_overflow",
 	"upstream_rq_max_duration_reached",
@@ -31,6 +32,9 @@ var clusterStats = []string{
 	"outlier_detection.ejections_active",
 	"outlier_detection.ejections_enforced_total",
 }
+
+// shadowTimeouts is read of clusters for copies of requests alone: a copy has no log of its request, which would tell.
+const shadowTimeouts = "upstream_rq_timeout"
 
 // operatorStats are few, and enough to see at the sidecar whether it is served and what it refused.
 var operatorStats = []string{
@@ -82,7 +86,7 @@ func statsConfig(edges []float64) *metricsv3.StatsConfig {
 	patterns = append(patterns, prefix("aviary."))
 	// A regular expression for all of them costs one look at a name; a list of suffixes costs ten.
 	patterns = append(patterns, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{
-		SafeRegex: &matcherv3.RegexMatcher{Regex: `cluster\..+/.+\.(` + alternatives() + `)`},
+		SafeRegex: &matcherv3.RegexMatcher{Regex: `cluster\.(.+/.+\.(` + alternatives() + `)|.+/shadow/.+\.` + shadowTimeouts + `)`},
 	}})
 	for _, s := range operatorStats {
 		patterns = append(patterns, &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: s}})
@@ -98,7 +102,7 @@ func statsConfig(edges []float64) *metricsv3.StatsConfig {
 		// Envoy's own rule ends a cluster's name at its first dot, which may be part of a version.
 		StatsTags: []*metricsv3.TagSpecifier{{
 			TagName:  "envoy.cluster_name",
-			TagValue: &metricsv3.TagSpecifier_Regex{Regex: `^cluster\.((.+)\.)(?:` + alternatives() + `)$`},
+			TagValue: &metricsv3.TagSpecifier_Regex{Regex: `^cluster\.((.+)\.)(?:` + alternatives() + `|` + shadowTimeouts + `)$`},
 		}},
 		AllowDefaultTagOverrides: wrapperspb.Bool(true),
 	}

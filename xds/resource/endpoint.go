@@ -47,8 +47,8 @@ func Assignments(in traffic.Intent, v View) []*endpointv3.ClusterLoadAssignment 
 		shadow := assignment(in, ShadowCluster(in.Service, in.Canary.Version), in.Canary.Version, localities)
 		for _, group := range shadow.Endpoints {
 			for _, e := range group.LbEndpoints {
-				// Copies are counted by their cluster. An Envoy that logs their tries must not have them taken for the canary's.
-				e.Metadata = nil
+				// The log of tries has copies too: they are told apart by this, which no caller can forge.
+				e.Metadata.FilterMetadata["aviary"].Fields["shadow"] = structpb.NewStringValue("true")
 			}
 		}
 		all = append(all, shadow)

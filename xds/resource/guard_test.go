@@ -170,7 +170,7 @@ func socketAddress(host string, port uint32) *corev3.Address {
 }
 
 func TestTheGuardRefuses(t *testing.T) {
-	const key = "aviary.shop.shop/"
+	const key = "aviary.shop.failover.shop/"
 	for _, c := range []struct {
 		name   string
 		change func(*guarded)

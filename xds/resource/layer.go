@@ -8,10 +8,19 @@ import (
 	"github.com/aviary-mesh/aviary/plugin/traffic"
 )
 
-// weightsPrefix is the runtime_key_prefix of a service's split; the key of a cluster's weight is prefix.cluster.
-func weightsPrefix(service string) string { return "aviary." + service }
+// weightsPrefix is the runtime_key_prefix of a service's split; the key of a cluster's weight is prefix.cluster. A split with
+// failover has keys of its own: a layer is at a proxy before the routes, and stable's weight beside the part that goes
+// elsewhere must not be read by routes that know stable and the canary alone. These would give the canary all.
+func weightsPrefix(service string, failover bool) string {
+	if failover {
+		return "aviary." + service + ".failover"
+	}
+	return "aviary." + service
+}
 
-func weightKey(service, cluster string) string { return weightsPrefix(service) + "." + cluster }
+func weightKey(service string, failover bool, cluster string) string {
+	return weightsPrefix(service, failover) + "." + cluster
+}
 
 // testersKey is the fraction of testers' requests that reach the canary: all or none.
 func testersKey(service string) string { return "aviary." + service + ".testers" }
@@ -33,7 +42,14 @@ func Layer(plan traffic.Plan, v View) (values *structpb.Struct, lease time.Durat
 			continue
 		}
 		for _, s := range shares(in, v, live) {
-			values.Fields[weightKey(in.Service, s.cluster)] = structpb.NewNumberValue(float64(s.weight))
+			values.Fields[weightKey(in.Service, v.failsOver(in), s.cluster)] = structpb.NewNumberValue(float64(s.weight))
+		}
+		if v.failsOver(in) && in.Canary != nil { // for routes from before there was failover
+			plain := in
+			plain.Failover = nil
+			for _, s := range shares(plain, v, live) {
+				values.Fields[weightKey(in.Service, false, s.cluster)] = structpb.NewNumberValue(float64(s.weight))
+			}
 		}
 		shed = shed || v.failsOver(in) && in.Failover.Shed > 0
 		if in.Canary == nil {
@@ -70,7 +86,7 @@ func fraction(n uint32) *structpb.Value {
 // Weight returns the weight that a layer's values give the arm of a service's version; 0 when they do not name it, as then
 // the routes' values hold.
 func Weight(values *structpb.Struct, service, version string) uint32 {
-	return uint32(values.GetFields()[weightKey(service, ArmCluster(service, version))].GetNumberValue())
+	return uint32(values.GetFields()[weightKey(service, false, ArmCluster(service, version))].GetNumberValue())
 }
 
 // Shadow returns the part of a service's requests that a layer's values have copied; 0 when they do not say.

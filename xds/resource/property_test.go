@@ -177,7 +177,7 @@ func TestEndpointsAreWhereTheyBelong(t *testing.T) {
 					t.Fatalf("%s: priority %d follows %d", name, next, highest)
 				}
 				highest = group.Priority
-				region, version := group.Locality.Region, map[string]string{"stable": "v1", "remote": "v1", "canary": "v2"}[role(name)]
+				region, version := group.Locality.Region, map[string]string{"stable": "v1", "remote": "v1", "canary": "v2", "shadow": "v2"}[role(name)]
 				home := region == plan.Region
 				switch {
 				case !home && slices.Contains([]string{"canary", "shadow"}, role(name)), home && role(name) == "remote",
@@ -203,7 +203,7 @@ func TestEndpointsAreWhereTheyBelong(t *testing.T) {
 					says := e.GetMetadata().GetFilterMetadata()["aviary"].AsMap()
 					want := map[string]any{"service": in.Service, "version": version, "region": region}
 					if role(name) == "shadow" {
-						want = map[string]any{}
+						want["shadow"] = "true"
 					}
 					if !maps.Equal(says, want) {
 						t.Fatalf("%s: an endpoint says %v, want %v", name, says, want)
@@ -226,12 +226,16 @@ func TestWeightsAreWholeAndTheLayerNamesTheSplits(t *testing.T) {
 			if splits := in.Canary != nil || failsOver; splits != (len(g.splits[in.Service]) > 0) {
 				t.Fatalf("%s: a split is wanted: %v, there are %v", in.Service, splits, g.splits[in.Service])
 			}
+			keys := "aviary." + in.Service
+			if failsOver {
+				keys += ".failover"
+			}
 			for i, split := range g.splits[in.Service] {
 				total, layered := uint32(0), uint32(0)
 				var roles []string
 				for _, c := range split.Clusters {
 					total += c.Weight.GetValue()
-					key := "aviary." + in.Service + "." + c.Name
+					key := keys + "." + c.Name
 					if i == 0 {
 						want = append(want, key)
 					}
@@ -251,7 +255,7 @@ func TestWeightsAreWholeAndTheLayerNamesTheSplits(t *testing.T) {
 				if !slices.Equal(roles, order) {
 					t.Fatalf("%s: a split of %v, want %v", in.Service, roles, order)
 				}
-				prefix := "aviary." + in.Service
+				prefix := keys
 				if v.Weights == InRoutes {
 					prefix = ""
 				}
@@ -259,13 +263,26 @@ func TestWeightsAreWholeAndTheLayerNamesTheSplits(t *testing.T) {
 					t.Fatalf("%s: prefix %q, want %q", in.Service, split.RuntimeKeyPrefix, prefix)
 				}
 				for _, c := range split.Clusters {
-					routed, live := c.Weight.GetValue(), uint32(values.Fields["aviary."+in.Service+"."+c.Name].GetNumberValue())
+					routed, live := c.Weight.GetValue(), uint32(values.Fields[keys+"."+c.Name].GetNumberValue())
 					leased := slices.Contains([]string{"shed", "arm"}, role(c.Name))
 					switch {
 					case v.Weights == InRoutes && routed != live:
 						t.Fatalf("%s: %d of the requests, want %d", c.Name, routed, live)
 					case v.Weights == InLayer && leased && routed != 0:
 						t.Fatalf("%s: without the layer it has %d of the requests", c.Name, routed)
+					}
+				}
+			}
+			if in.Canary != nil && failsOver {
+				// Routes from before there was failover read theirs, to the same end.
+				plain := map[string]uint32{
+					"aviary." + in.Service + "." + StableCluster(in.Service, in.Stable.Version): traffic.Whole - in.Weight,
+					"aviary." + in.Service + "." + v.target(in):                                 in.Weight,
+				}
+				for key, weight := range plain {
+					want = append(want, key)
+					if got := uint32(values.Fields[key].GetNumberValue()); got != weight {
+						t.Fatalf("%s is %d, want %d", key, got, weight)
 					}
 				}
 			}

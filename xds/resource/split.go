@@ -68,7 +68,7 @@ func split(in traffic.Intent, v View) *routev3.Route {
 		if v.Weights == InRoutes {
 			m = live
 		} else {
-			weighted.RuntimeKeyPrefix = weightsPrefix(in.Service)
+			weighted.RuntimeKeyPrefix = weightsPrefix(in.Service, v.failsOver(in))
 		}
 		for _, s := range shares(in, v, m) {
 			weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{

@@ -19,7 +19,8 @@ const ended = "has(response.backend_latency)"
 // TryLogs are the access logs of the router filter (upstream_log). Each try adds one to the counter "aviary.tries" and
 // one value to one of the histograms "aviary.try_us" (answers read to their end, from the start of the try, in
 // microseconds) and "aviary.cut_ms" (all others, in milliseconds, rounded down). All three have the tags service, version,
-// region (these from the metadata of the endpoint), status ("0": no answer), grpc ("": none) and flags ("-": none).
+// region, shadow ("true": a copy; these from the metadata of the endpoint), status ("0": no answer), grpc ("": none) and
+// flags ("-": none). A copy of a request is a try as any other; it has no log of its request.
 func TryLogs() []*accesslogv3.AccessLog {
 	return []*accesslogv3.AccessLog{
 		statsLog(nil, &statslogv3.Config{Counters: []*statslogv3.Config_Counter{{
@@ -64,6 +65,7 @@ func armTags() []*statslogv3.Config_Tag {
 
 func tryTags() []*statslogv3.Config_Tag {
 	return append(armTags(),
+		&statslogv3.Config_Tag{Name: "shadow", ValueFormat: "%UPSTREAM_METADATA(aviary:shadow)%"},
 		&statslogv3.Config_Tag{Name: "status", ValueFormat: "%RESPONSE_CODE%"},
 		&statslogv3.Config_Tag{Name: "grpc", ValueFormat: "%GRPC_STATUS_NUMBER%"},
 		&statslogv3.Config_Tag{Name: "flags", ValueFormat: "%RESPONSE_FLAGS%"},

@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/aviary-mesh/aviary/plugin/signal"
@@ -33,7 +32,10 @@ func newArms() *arms { return &arms{of: map[armKey]*arm{}} }
 func (a *arms) get(k armKey) *arm {
 	got := a.of[k]
 	if got == nil {
-		got = &arm{Arm: signal.Arm{Service: k.service, Version: k.version}, tried: map[signal.Class]*tried{}}
+		got = &arm{
+			Arm:   signal.Arm{Service: k.service, Version: k.version, Region: k.region, Shadow: k.shadow},
+			tried: map[signal.Class]*tried{},
+		}
 		a.of[k] = got
 	}
 	return got
@@ -41,14 +43,15 @@ func (a *arms) get(k armKey) *arm {
 
 func (a *arms) gauges(k armKey, g *gauges) {
 	arm := a.get(k)
-	arm.InProgress, arm.Endpoints, arm.Healthy, arm.Ejected = g.inProgress, g.endpoints, g.healthy, g.ejected
+	arm.InProgress, arm.Pending = g.inProgress, g.pending
+	arm.Endpoints, arm.Healthy, arm.Ejected = g.endpoints, g.healthy, g.ejected
 }
 
 func (a *arms) add(k key, n uint64) {
 	if n == 0 {
 		return
 	}
-	arm := a.get(k.arm())
+	arm := a.get(k.arm)
 	switch k.kind {
 	case overflows:
 		arm.Overflows += n
@@ -59,8 +62,8 @@ func (a *arms) add(k key, n uint64) {
 	}
 }
 
-func (a *arms) outcome(k key, n uint64, latency, cut signal.Histogram) {
-	t := a.get(k.arm()).class(k.class)
+func (a *arms) outcome(k armKey, c signal.Class, n uint64, latency, cut signal.Histogram) {
+	t := a.get(k).class(c)
 	t.n += n
 	t.latency = merge(t.latency, latency)
 	t.cut = merge(t.cut, within(cut, latency))
@@ -158,6 +161,23 @@ func (a *arms) hold() []heldTries {
 	return held
 }
 
+// abandoned gives copies that nothing explains Envoy's flag for a caller who left. Everything else that ends a copy is
+// explained; and one ends too with the request whose body it copies, which is no doing of the shadow.
+func (a *arms) abandoned() {
+	for k, arm := range a.of {
+		if !k.shadow {
+			continue
+		}
+		n := uint64(0)
+		for c, t := range arm.tried {
+			if unexplained(c) {
+				n += t.n
+			}
+		}
+		arm.explain("DR", n)
+	}
+}
+
 // sorted are the arms as a Flush has them.
 func (a *arms) sorted() []signal.Arm {
 	out := make([]signal.Arm, 0, len(a.of))
@@ -169,9 +189,7 @@ func (a *arms) sorted() []signal.Arm {
 		slices.SortFunc(done.Outcomes, func(x, y signal.Outcome) int { return x.Class.Compare(y.Class) })
 		out = append(out, done)
 	}
-	slices.SortFunc(out, func(x, y signal.Arm) int {
-		return cmp.Or(cmp.Compare(x.Service, y.Service), cmp.Compare(x.Version, y.Version))
-	})
+	slices.SortFunc(out, signal.Arm.Compare)
 	return out
 }
 

@@ -28,9 +28,14 @@ func FuzzMetrics(f *testing.F) {
 		encode(at(3, count200("v1", 2), counter("aviary.cut_requests", 9, "service", "cart", "version", "v1", "flags", "UT"))...))
 	f.Add(encode(counter("aviary.tries", math.NaN(), c...)), encode(gauge("server.uptime", math.Inf(1))),
 		encode(gauge("cluster.upstream_rq_active", -1, "envoy.cluster_name", "a/arm/b/c")))
+	shadow, away := append(class("v2", "0", "", "-"), "shadow", "true"), append(class("v1", "0", "", "UF"), "region", "us")
+	f.Add(encode(at(1, counter("aviary.tries", 1, shadow...), counter("aviary.tries", 1, away...))...),
+		encode(at(2, counter("aviary.tries", 3, shadow...), counter("aviary.tries", 4, away...),
+			counter("cluster.upstream_rq_timeout", 1, "envoy.cluster_name", "cart/shadow/v2"))...),
+		encode(at(3, counter("cluster.upstream_cx_connect_fail", 1, "envoy.cluster_name", "cart/remote/v1"))...))
 	f.Fuzz(func(t *testing.T, a, b, c []byte) {
 		s := New(Config{Sink: func(f signal.Flush) { check(t, f) }, Now: func() time.Time { return epoch }})
-		p := &proxy{who: Proxy{ID: "p"}}
+		p := &proxy{who: Proxy{ID: "p", Region: "eu"}}
 		for i, raw := range [][]byte{a, b, c} {
 			var m metricsv3.StreamMetricsMessage
 			if proto.Unmarshal(raw, &m) != nil {
@@ -45,8 +50,11 @@ func FuzzMetrics(f *testing.F) {
 
 func check(t *testing.T, f signal.Flush) {
 	for i, a := range f.Arms {
-		if i > 0 && (f.Arms[i-1].Service > a.Service || f.Arms[i-1].Service == a.Service && f.Arms[i-1].Version >= a.Version) {
+		if i > 0 && f.Arms[i-1].Compare(a) >= 0 {
 			t.Errorf("arms are not sorted: %v", f.Arms)
+		}
+		if a.Region == f.Region || a.Region == signal.Elsewhere && len(a.Outcomes) > 0 {
+			t.Errorf("the region of %v, of a proxy in %s", a, f.Region)
 		}
 		if f.Span == 0 && (len(a.Outcomes) > 0 || a.Overflows+a.ConnectFailures+a.Ejections > 0) {
 			t.Errorf("a first flush with differences: %v", a)

@@ -50,7 +50,7 @@ func (l loadServer) StreamLoadStats(stream grpc.BidiStreamingServer[loadv3.LoadS
 		return err
 	}
 	last := s.config.Now()
-	inProgress := map[string]uint64{}
+	inProgress := map[placed]uint64{}
 	for first := true; ; first = false {
 		if request, err = stream.Recv(); err != nil {
 			return ended(err)
@@ -72,52 +72,73 @@ func hasOurLogs(node *corev3.Node) bool {
 	return node.GetMetadata().GetFields()["aviary"].GetStructValue().GetFields()["lease"].GetBoolValue()
 }
 
-// load hands one report on. inProgress is what was under way at the report before, by cluster; it returns the same of this.
-func (p *proxy) load(s *Server, stats []*endpointv3.ClusterStats, inProgress map[string]uint64, first bool, now time.Time, span time.Duration) map[string]uint64 {
-	arms, next := newArms(), map[string]uint64{}
+// load hands one report on. inProgress is what was under way at the report before; it returns the same of this.
+func (p *proxy) load(s *Server, stats []*endpointv3.ClusterStats, inProgress map[placed]uint64, first bool, now time.Time, span time.Duration) map[placed]uint64 {
+	arms, next := newArms(), map[placed]uint64{}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.counted.IsZero() && now.Sub(p.counted) < forgetAfter {
 		return next // this proxy reports our access logs too, and is counted by these alone
 	}
+	seen := map[string]bool{}
 	for _, c := range stats {
-		service, _, version, ok := splitCluster(c.GetClusterName())
-		if !ok || len(next) >= maxSeries {
+		arm, role, ok := splitCluster(c.GetClusterName())
+		if !ok || seen[c.GetClusterName()] || len(next) >= maxSeries {
 			continue
 		}
-		_, twice := next[c.GetClusterName()]
-		if twice {
-			continue
-		}
-		var good, bad, issued, under uint64
-		for _, l := range c.GetUpstreamLocalityStats() {
-			good += bounded(l.GetTotalSuccessfulRequests())
-			bad += bounded(l.GetTotalErrorRequests())
-			issued += bounded(l.GetTotalIssuedRequests())
-			under += bounded(l.GetTotalRequestsInProgress())
-		}
-		next[c.GetClusterName()] = under
-		// What ended and was never issued: ended + under - under before = issued + refused.
-		var refused uint64
-		if before := inProgress[c.GetClusterName()]; !first && good+bad+under > issued+before {
-			refused = min(bad, good+bad+under-issued-before)
-		}
-		k := key{service: service, version: version}
-		for _, o := range []struct {
-			class signal.Class
-			n     uint64
-		}{{LoadOK, good}, {LoadError, bad - refused}, {LoadRefused, refused}} {
-			if k.class = o.class; o.n > 0 {
-				arms.outcome(k, o.n, nil, nil)
+		seen[c.GetClusterName()] = true
+		arms.get(arm).Overflows += bounded(c.GetTotalDroppedRequests())
+		for region, l := range p.byRegion(c.GetUpstreamLocalityStats()) {
+			if role == "remote" && region == "" {
+				continue // an endpoint of nobody knows where is not one of here
 			}
+			in, at := arm, placed{c.GetClusterName(), region}
+			in.region = region
+			next[at] = l.under
+			// What ended and was never issued: ended + under - under before = issued + refused.
+			var refused uint64
+			if before := inProgress[at]; !first && l.good+l.bad+l.under > l.issued+before {
+				refused = min(l.bad, l.good+l.bad+l.under-l.issued-before)
+			}
+			for _, o := range []struct {
+				class signal.Class
+				n     uint64
+			}{{LoadOK, l.good}, {LoadError, l.bad - refused}, {LoadRefused, refused}} {
+				if o.n > 0 {
+					arms.outcome(in, o.class, o.n, nil, nil)
+				}
+			}
+			arms.get(in).InProgress += l.under
 		}
-		arms.get(k.arm()).InProgress += under
-		arms.add(key{kind: overflows, service: service, version: version}, bounded(c.GetTotalDroppedRequests()))
 	}
 	s.config.Sink(signal.Flush{
 		Proxy: p.who.ID, Region: p.who.Region, Service: p.who.Service, At: now, Span: span, Arms: arms.sorted(),
 	})
 	return next
+}
+
+// placed is what a client's load is counted by: a cluster may have endpoints of several regions.
+type placed struct{ cluster, region string }
+
+// ran is how requests went in a report, and how many were under way.
+type ran struct{ good, bad, issued, under uint64 }
+
+// byRegion sums the load of a cluster's localities by region, "" for the client's own and for those that name none.
+func (p *proxy) byRegion(stats []*endpointv3.UpstreamLocalityStats) map[string]ran {
+	sum := map[string]ran{}
+	for _, l := range stats {
+		region := l.GetLocality().GetRegion()
+		if region == p.who.Region || region == signal.Elsewhere || len(region) > maxName {
+			region = ""
+		}
+		to := sum[region]
+		to.good += bounded(l.GetTotalSuccessfulRequests())
+		to.bad += bounded(l.GetTotalErrorRequests())
+		to.issued += bounded(l.GetTotalIssuedRequests())
+		to.under += bounded(l.GetTotalRequestsInProgress())
+		sum[region] = to
+	}
+	return sum
 }
 
 // bounded keeps a client that invents numbers from making sums wrap.

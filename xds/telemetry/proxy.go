@@ -54,7 +54,7 @@ type series struct {
 
 // flush takes one message in and hands on what it says.
 func (p *proxy) flush(s *Server, stream uint64, families []*dto.MetricFamily) error {
-	sample := read(families)
+	sample := read(families, p.who.Region)
 	if sample.ignored > 0 {
 		s.config.Log.Debug("telemetry that could not be read", "proxy", p.who.ID, "metrics", sample.ignored)
 	}
@@ -163,16 +163,19 @@ func (p *proxy) count(m *sample, arms *arms, known, fresh bool) {
 		}
 		switch k.kind {
 		case tries:
-			if hasFlag(k.class.Flags, "UF") && d > 0 {
-				arms.get(k.arm()).unmatched -= int64(d)
+			// Of connections to other regions only the tries are counted.
+			if hasFlag(k.class.Flags, "UF") && d > 0 && k.arm.region == "" {
+				arms.get(k.arm).unmatched -= int64(d)
 			}
 			p.outcome(m, k, d, fresh, arms)
 		case cutRequests:
 			if c := cause(k.class.Flags); c != "" && d > 0 {
-				ended[cutKey{k.arm(), c}] += d
+				ended[cutKey{k.arm, c}] += d
 			}
 		case hangs:
-			ended[cutKey{k.arm(), hang}] += d
+			ended[cutKey{k.arm, hang}] += d
+		case timeouts:
+			ended[cutKey{k.arm, "UT"}] += d
 		default:
 			arms.add(k, d)
 		}
@@ -208,6 +211,7 @@ func (p *proxy) count(m *sample, arms *arms, known, fresh bool) {
 		}
 	}
 	p.held = arms.hold()
+	arms.abandoned()
 	p.connections = arms.connections(p.connections)
 }
 
@@ -253,5 +257,5 @@ func (p *proxy) outcome(m *sample, k key, d uint64, all bool, arms *arms) {
 		return
 	}
 	latency, _ = thin(latency, min(given, latency.Total()))
-	arms.outcome(k, given, latency, cut)
+	arms.outcome(k.arm, k.class, given, latency, cut)
 }

@@ -20,29 +20,34 @@ const (
 	connectFailures
 	ejections
 	hangs
+	timeouts
 )
 
 // key names one counter of a proxy.
 type key struct {
-	kind             kind
-	service, version string
-	// role is the part of a cluster's name between service and version; class is that of tries, and has the flags of
-	// requests.
-	role  string
+	kind kind
+	arm  armKey
+	// from tells the series of an arm apart: the role of their cluster, or region and mark as the log has them.
+	from string
+	// class is that of tries, and has the flags of requests.
 	class signal.Class
 }
 
-func (k key) arm() armKey { return armKey{k.service, k.version} }
-
-type armKey struct{ service, version string }
+// armKey names an arm as signal.Arm does.
+type armKey struct {
+	service, version, region string
+	shadow                   bool
+}
 
 // gauges of one arm.
 type gauges struct {
-	inProgress, endpoints, healthy, ejected uint64
+	inProgress, pending, endpoints, healthy, ejected uint64
 }
 
 // sample is one message of a proxy as it says it: counters are totals.
 type sample struct {
+	// region is the proxy's own.
+	region string
 	// stamp is when the proxy took it, in its milliseconds; messages of one flush have the same. 0: it does not say.
 	stamp int64
 	// uptime of the proxy in seconds; -1: it does not say.
@@ -58,11 +63,11 @@ type sample struct {
 // names of statistics below "cluster", less the cluster's name, which is a label.
 const clusterPrefix = "cluster."
 
-// read makes a sample of the families of one message. It trusts nothing: names, labels and numbers that are not as the
-// access logs and the bootstrap make them are passed over.
-func read(families []*dto.MetricFamily) sample {
+// read makes a sample of the families of one message of a proxy in a region. It trusts nothing: names, labels and numbers
+// that are not as the access logs and the bootstrap make them are passed over.
+func read(families []*dto.MetricFamily, region string) sample {
 	s := sample{
-		uptime: -1, counters: map[key]uint64{},
+		region: region, uptime: -1, counters: map[key]uint64{},
 		answered: map[key]signal.Histogram{}, cut: map[key]signal.Histogram{}, gauges: map[armKey]*gauges{},
 	}
 	for _, f := range families {
@@ -83,14 +88,14 @@ func read(families []*dto.MetricFamily) sample {
 func (s *sample) add(name string, m *dto.Metric) bool {
 	switch name {
 	case "aviary.tries":
-		k, ok := tryKey(m)
+		k, ok := s.tryKey(m)
 		n, whole := count(m.GetCounter().GetValue())
 		if !ok || !whole || m.GetCounter() == nil {
 			return false
 		}
 		return s.total(k, n)
 	case "aviary.cut_requests":
-		k, ok := namedKey(cutRequests, label(m, "service"), label(m, "version"))
+		k, ok := s.logKey(cutRequests, m)
 		k.class.Flags = label(m, "flags")
 		n, whole := count(m.GetCounter().GetValue())
 		if !ok || !whole || m.GetCounter() == nil || len(k.class.Flags) > maxFlags {
@@ -98,7 +103,7 @@ func (s *sample) add(name string, m *dto.Metric) bool {
 		}
 		return s.total(k, n)
 	case "aviary.try_us", "aviary.cut_ms":
-		k, ok := tryKey(m)
+		k, ok := s.tryKey(m)
 		if !ok || m.GetHistogram() == nil {
 			return false
 		}
@@ -124,7 +129,7 @@ func (s *sample) add(name string, m *dto.Metric) bool {
 }
 
 func (s *sample) addCluster(stat string, m *dto.Metric) bool {
-	service, role, version, ours := splitCluster(label(m, "envoy.cluster_name"))
+	arm, role, ours := splitCluster(label(m, "envoy.cluster_name"))
 	if !ours {
 		return true
 	}
@@ -134,16 +139,20 @@ func (s *sample) addCluster(stat string, m *dto.Metric) bool {
 		of = overflows
 	case "upstream_rq_max_duration_reached":
 		of = hangs
+	case "upstream_rq_timeout":
+		if !arm.shadow { // requests have logs
+			return true
+		}
+		of = timeouts
 	case "upstream_cx_connect_fail":
 		of = connectFailures
 	case "outlier_detection.ejections_enforced_total":
 		of = ejections
-	case "upstream_rq_active", "membership_total", "membership_healthy", "outlier_detection.ejections_active":
+	case "upstream_rq_active", "upstream_rq_pending_active", "membership_total", "membership_healthy", "outlier_detection.ejections_active":
 		n, ok := count(m.GetGauge().GetValue())
 		if !ok || m.GetGauge() == nil || len(s.gauges) >= maxSeries {
 			return false
 		}
-		arm := armKey{service, version}
 		g := s.gauges[arm]
 		if g == nil {
 			g = &gauges{}
@@ -158,16 +167,21 @@ func (s *sample) addCluster(stat string, m *dto.Metric) bool {
 	if !ok || m.GetCounter() == nil {
 		return false
 	}
-	return s.total(key{kind: of, service: service, version: version, role: role}, n)
+	if arm.region == signal.Elsewhere && (of == hangs || of == connectFailures) {
+		return true // whose, only tries tell: those with the flags
+	}
+	return s.total(key{kind: of, arm: arm, from: role}, n)
 }
 
 // add joins the clusters of one version: while it is promoted it is in a stable and in a canary cluster, with the same
-// endpoints. An arm is a composite over such clusters and has the members of several versions.
+// endpoints. Aggregates are over such clusters and have the members of several versions.
 func (g *gauges) add(stat, role string, n uint64) {
 	switch {
 	case stat == "upstream_rq_active":
 		g.inProgress += n
-	case role == "arm":
+	case stat == "upstream_rq_pending_active":
+		g.pending += n
+	case role == "arm" || role == "everywhere":
 	case stat == "membership_total":
 		g.endpoints = max(g.endpoints, n)
 	case stat == "membership_healthy":
@@ -185,21 +199,35 @@ func (s *sample) total(k key, n uint64) bool {
 	return true
 }
 
-// splitCluster reads <service>/<role>/<version>; a version may hold more slashes and dots.
-func splitCluster(name string) (service, role, version string, ok bool) {
+// splitCluster reads <service>/<role>/<version>; a version may hold more slashes and dots. Of a cluster of other regions
+// the version is the one that is stable here, and so only a name.
+func splitCluster(name string) (arm armKey, role string, ok bool) {
 	service, rest, _ := strings.Cut(name, "/")
-	role, version, _ = strings.Cut(rest, "/")
+	role, version, _ := strings.Cut(rest, "/")
 	if service == "" || version == "" || len(service) > maxName || len(version) > maxName {
-		return "", "", "", false
+		return armKey{}, "", false
 	}
-	return service, role, version, role == "stable" || role == "canary" || role == "arm"
+	arm = armKey{service: service, version: version}
+	switch role {
+	case "stable", "canary", "arm", "everywhere":
+	case "remote":
+		arm.region = signal.Elsewhere
+	case "shadow":
+		arm.shadow = true
+	default:
+		return armKey{}, "", false
+	}
+	return arm, role, true
 }
 
-func tryKey(m *dto.Metric) (key, bool) {
-	k, ok := namedKey(tries, label(m, "service"), label(m, "version"))
+func (s *sample) tryKey(m *dto.Metric) (key, bool) {
+	k, ok := s.logKey(tries, m)
 	if !ok {
 		return key{}, false
 	}
+	mark := label(m, "shadow")
+	k.arm.shadow = mark == "true"
+	k.from += " " + mark
 	if k.class.Status, ok = number(label(m, "status"), 0); !ok {
 		return key{}, false
 	}
@@ -209,17 +237,22 @@ func tryKey(m *dto.Metric) (key, bool) {
 	if k.class.Flags = label(m, "flags"); k.class.Flags == "-" {
 		k.class.Flags = ""
 	}
-	return k, len(k.class.Flags) <= maxFlags
+	return k, len(k.class.Flags) <= maxFlags && len(mark) <= maxName
 }
 
-// namedKey refuses what an endpoint without our metadata gives ("-" or "").
-func namedKey(of kind, service, version string) (key, bool) {
-	for _, s := range []string{service, version} {
-		if s == "" || s == "-" || len(s) > maxName {
+// logKey refuses what an endpoint without our metadata gives ("-" or ""), but takes one without a region for one of the
+// proxy's own.
+func (s *sample) logKey(of kind, m *dto.Metric) (key, bool) {
+	k := key{kind: of, arm: armKey{service: label(m, "service"), version: label(m, "version")}, from: label(m, "region")}
+	for _, name := range []string{k.arm.service, k.arm.version} {
+		if name == "" || name == "-" || len(name) > maxName {
 			return key{}, false
 		}
 	}
-	return key{kind: of, service: service, version: version}, true
+	if k.from != "-" && k.from != s.region {
+		k.arm.region = k.from
+	}
+	return k, len(k.from) <= maxName && k.from != signal.Elsewhere
 }
 
 func label(m *dto.Metric, name string) string {

@@ -1,0 +1,250 @@
+package discovery_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/aviary-mesh/aviary/internal/discovery"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// rig is a resolver that asks a server of its own, and what its sink was given.
+type rig struct {
+	*discovery.Resolver
+	server *server
+	given  chan string
+}
+
+func start(t *testing.T, timeout time.Duration) rig {
+	t.Helper()
+	r := rig{server: serve(t), given: make(chan string)}
+	ctx, stop := context.WithCancel(t.Context())
+	r.Resolver = discovery.New(discovery.Config{
+		Lookup: discovery.Server(r.server.at), Every: 5 * time.Millisecond, Timeout: timeout, Log: slog.New(slog.DiscardHandler),
+		Sink: func(all map[string][]netip.Addr) {
+			select {
+			case r.given <- text(all):
+			case <-ctx.Done():
+			}
+		},
+	})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		r.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+	})
+	return r
+}
+
+// text writes what a sink was given: name=address,address name=…
+func text(all map[string][]netip.Addr) string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		var addresses []string
+		for _, a := range all[name] {
+			addresses = append(addresses, a.String())
+		}
+		out = append(out, name+"="+strings.Join(addresses, ","))
+	}
+	return strings.Join(out, " ")
+}
+
+// next holds what the sink is given next against want.
+func (r rig) next(t *testing.T, want string) {
+	t.Helper()
+	select {
+	case got := <-r.given:
+		if got != want {
+			t.Fatalf("the sink is given %q, want %q", got, want)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatalf("the sink is not given %q", want)
+	}
+}
+
+// once waits until the status of a name is so.
+func (r rig) once(t *testing.T, name string, so func(discovery.Resolved) bool) discovery.Resolved {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		all := r.Status()
+		i := slices.IndexFunc(all, func(s discovery.Resolved) bool { return s.Name == name })
+		if i >= 0 && so(all[i]) {
+			return all[i]
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the status is %+v", all)
+		}
+	}
+}
+
+// asked waits until the server was asked that many times more, so that a whole lookup ended since.
+func (r rig) asked(t *testing.T, name string, more int) {
+	t.Helper()
+	for from, deadline := r.server.count(name), time.Now().Add(30*time.Second); r.server.count(name) < from+more; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s was not asked for again", name)
+		}
+	}
+}
+
+func failed(s discovery.Resolved) bool { return s.Err != nil }
+
+func TestOnlyAChangeIsTold(t *testing.T) {
+	r := start(t, 30*time.Second)
+	r.server.say("shop.test", answer{addresses: []string{"10.0.0.9", "fd00::2", "10.0.0.2", "fd00::1"}})
+	r.Watch([]string{"shop.test"})
+	r.next(t, "shop.test=10.0.0.2,10.0.0.9,fd00::1,fd00::2")
+	// Another order, and an address that is there twice, are no change.
+	r.server.say("shop.test", answer{addresses: []string{"fd00::1", "10.0.0.2", "10.0.0.2", "fd00::2", "10.0.0.9"}})
+	r.asked(t, "shop.test", 6)
+	r.server.say("shop.test", answer{addresses: []string{"10.0.0.3"}})
+	r.next(t, "shop.test=10.0.0.3")
+	if s := r.once(t, "shop.test", func(discovery.Resolved) bool { return true }); s.Err != nil || s.At.IsZero() || len(s.Addresses) != 1 {
+		t.Errorf("the status is %+v", s)
+	}
+}
+
+func TestAFailureKeepsTheLastAddresses(t *testing.T) {
+	for name, fails := range map[string]answer{
+		"no such name":            {rcode: dnsmessage.RCodeNameError},
+		"the server fails":        {rcode: dnsmessage.RCodeServerFailure},
+		"the server says nothing": {silent: true},
+		"an empty answer":         {},
+		"half an answer":          {addresses: []string{"10.0.0.1"}, half: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, 200*time.Millisecond)
+			r.server.say("shop.test", answer{addresses: []string{"10.0.0.1", "fd00::1"}})
+			r.Watch([]string{"shop.test"})
+			r.next(t, "shop.test=10.0.0.1,fd00::1")
+			r.server.say("shop.test", fails)
+			first := r.once(t, "shop.test", failed)
+			r.asked(t, "shop.test", 4)
+			s := r.once(t, "shop.test", failed)
+			if len(s.Addresses) != 2 || s.At.IsZero() || !s.At.Equal(first.At) {
+				t.Errorf("the status is %+v, and was %+v", s, first)
+			}
+			// The next that the sink hears of is what is right again.
+			r.server.say("shop.test", answer{addresses: []string{"10.0.0.2", "fd00::1"}})
+			r.next(t, "shop.test=10.0.0.2,fd00::1")
+			if s := r.once(t, "shop.test", func(s discovery.Resolved) bool { return s.Err == nil }); !s.At.After(first.At) {
+				t.Errorf("the status is %+v, and was %+v", s, first)
+			}
+		})
+	}
+}
+
+func TestMoreAddressesThanADatagramHolds(t *testing.T) {
+	r := start(t, 30*time.Second)
+	var all []string
+	for i := range 300 {
+		all = append(all, fmt.Sprintf("10.0.%d.%d", i/250, i%250))
+	}
+	r.server.say("shop.test", answer{addresses: all})
+	r.Watch([]string{"shop.test"})
+	r.next(t, "shop.test="+strings.Join(sorted(all), ","))
+	r.server.mu.Lock()
+	defer r.server.mu.Unlock()
+	if r.server.streams == 0 {
+		t.Error("the answer fitted in a datagram: this test tests nothing")
+	}
+}
+
+func sorted(addresses []string) []string {
+	return slices.SortedFunc(slices.Values(addresses), func(a, b string) int {
+		return netip.MustParseAddr(a).Compare(netip.MustParseAddr(b))
+	})
+}
+
+func TestASlowNameHoldsUpNoOther(t *testing.T) {
+	r := start(t, time.Hour)
+	r.server.say("fast.test", answer{addresses: []string{"10.0.0.1"}})
+	names := []string{"fast.test"}
+	for i := range 20 {
+		names = append(names, fmt.Sprintf("slow-%d.test", i))
+		r.server.say(names[i+1], answer{silent: true})
+	}
+	r.Watch(names)
+	r.next(t, "fast.test=10.0.0.1")
+	r.server.say("fast.test", answer{addresses: []string{"10.0.0.2"}})
+	r.next(t, "fast.test=10.0.0.2")
+}
+
+func TestANameThatIsNotWatchedIsForgotten(t *testing.T) {
+	r := start(t, 30*time.Second)
+	r.server.say("a.test", answer{addresses: []string{"10.0.0.1"}})
+	r.server.say("b.test", answer{addresses: []string{"10.0.0.2"}})
+	r.Watch([]string{"a.test"})
+	r.next(t, "a.test=10.0.0.1")
+	r.Watch([]string{"a.test", "b.test"})
+	r.next(t, "a.test=10.0.0.1 b.test=10.0.0.2")
+	r.Watch([]string{"b.test", "never.test"})
+	r.next(t, "b.test=10.0.0.2")
+	r.once(t, "never.test", failed)
+	if all := r.Status(); len(all) != 2 || all[0].Name != "b.test" || len(all[1].Addresses) != 0 || !all[1].At.IsZero() {
+		t.Errorf("the status is %+v", all)
+	}
+	r.Watch(nil)
+	r.next(t, "")
+}
+
+// Who watches is the control loop, which waits for nothing: neither for the sink, nor for Run to be there.
+func TestWatchDoesNotWait(t *testing.T) {
+	idle := discovery.New(discovery.Config{Sink: func(map[string][]netip.Addr) {}})
+	for i := range 3 {
+		idle.Watch([]string{fmt.Sprintf("%d.test", i)})
+	}
+	r := start(t, 30*time.Second)
+	r.server.say("a.test", answer{addresses: []string{"10.0.0.1"}})
+	r.Watch([]string{"a.test"})
+	r.once(t, "a.test", func(s discovery.Resolved) bool { return len(s.Addresses) > 0 })
+	for i := range 3 { // nobody takes what the sink was given
+		r.Watch([]string{"a.test", fmt.Sprintf("%d.test", i)})
+	}
+	r.next(t, "a.test=10.0.0.1")
+}
+
+func TestSettleWaitsForTheFirstLookupsAndTheSink(t *testing.T) {
+	r := start(t, 30*time.Second)
+	r.Settle(t.Context()) // nothing is watched
+	r.server.say("a.test", answer{addresses: []string{"10.0.0.1"}})
+	r.server.say("slow.test", answer{silent: true})
+	r.Watch([]string{"a.test", "never.test"})
+	settled := make(chan struct{})
+	go func() {
+		r.Settle(t.Context())
+		close(settled)
+	}()
+	r.once(t, "a.test", func(s discovery.Resolved) bool { return len(s.Addresses) > 0 })
+	r.once(t, "never.test", failed)
+	select {
+	case <-settled:
+		t.Fatal("it settled before the sink knew")
+	case <-time.After(20 * time.Millisecond):
+	}
+	r.next(t, "a.test=10.0.0.1")
+	<-settled
+
+	r.Watch([]string{"a.test", "slow.test"})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	r.Settle(ctx)
+	if ctx.Err() == nil {
+		t.Error("it settled without an answer")
+	}
+}
