@@ -85,6 +85,9 @@ func TestAdmittedIsWhatTheNeighbourCanTake(t *testing.T) {
 		w.flush("eu", signal.Arm{Version: "v1", Outcomes: []signal.Outcome{outcome(200, 1600)}, Endpoints: 1, Healthy: 1})
 		w.flush("us", signal.Arm{Version: "v1", Outcomes: []signal.Outcome{outcome(200, 1200)}, Endpoints: 1, Healthy: 1})
 	}
+	w.mu.Lock()
+	w.now = w.now.Add(surveyEvery) // it may have been looked at before the last flush
+	w.mu.Unlock()
 	w.until("a part of eu's that fits into us", func() bool {
 		eu, us := w.regionState("eu"), w.regionState("us")
 		lands := eu.GetRate() * float64(eu.GetAdmitted()) / 10_000
