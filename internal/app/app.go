@@ -22,7 +22,6 @@ import (
 	"github.com/aviary-mesh/aviary/internal/control"
 	"github.com/aviary-mesh/aviary/internal/discovery"
 	"github.com/aviary-mesh/aviary/internal/store"
-	"github.com/aviary-mesh/aviary/plugin/spec"
 	"github.com/aviary-mesh/aviary/xds/ads"
 	"github.com/aviary-mesh/aviary/xds/bootstrap"
 	"github.com/aviary-mesh/aviary/xds/telemetry"
@@ -181,7 +180,7 @@ func (a *App) Run(ctx context.Context) error {
 	api, err := admin.New(admin.Config{
 		Store: kept, Rollouts: loop, Proxies: d.proxies, Version: a.cfg.Version, Log: a.cfg.Log,
 		Authorize: operator, InForce: loop.InForce,
-		Regions: regions{loop, d, names, func(ctx context.Context) (*spec.Set, error) { return documents(ctx, kept) }},
+		Regions: regions{loop, d, names},
 	}, a.credentials())
 	if err != nil {
 		return err

@@ -2,14 +2,11 @@ package app
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/aviary-mesh/aviary/internal/discovery"
-	"github.com/aviary-mesh/aviary/internal/store"
-	"github.com/aviary-mesh/aviary/plugin/spec"
 	aviaryv1 "github.com/aviary-mesh/aviary/proto/aviary/v1"
 )
 
@@ -21,17 +18,11 @@ type regions struct {
 	}
 	delivery *delivery
 	names    interface{ Status() []discovery.Resolved }
-	// documents are those in the store.
-	documents func(ctx context.Context) (*spec.Set, error)
 }
 
 // Regions are sorted by name.
 func (r regions) Regions(ctx context.Context) ([]*aviaryv1.RegionState, error) {
 	all, err := r.declared.RegionStates(ctx)
-	if err != nil {
-		return nil, err
-	}
-	set, err := r.documents(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -53,58 +44,25 @@ func (r regions) Regions(ctx context.Context) ([]*aviaryv1.RegionState, error) {
 			region.Refused, region.RefusedAt = s.text, timestamppb.New(s.at)
 		}
 		for _, service := range region.GetServices() {
-			for _, name := range namesOf(set.Services[service.GetService()], region.GetName()) {
-				service.Names = append(service.Names, known(name, resolved[name]))
+			for _, name := range service.GetNames() {
+				lookedUp(name, resolved[name.GetName()])
 			}
 		}
 	}
 	return all, nil
 }
 
-// namesOf are the names of a service's endpoints in a region, sorted.
-func namesOf(s *spec.Service, region string) []string {
-	if s == nil {
-		return nil
-	}
-	var all []string
-	for _, v := range s.Versions {
-		if place := v.In(region); place != nil {
-			for _, e := range place.Endpoints {
-				if e.Name {
-					all = append(all, e.Host)
-				}
-			}
-		}
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-func known(name string, r discovery.Resolved) *aviaryv1.Resolved {
-	out := &aviaryv1.Resolved{Name: name}
-	for _, a := range r.Addresses {
-		out.Addresses = append(out.Addresses, a.String())
+// lookedUp adds to a name how looking it up went. An answer that is not in force confirms nothing.
+func lookedUp(name *aviaryv1.Resolved, r discovery.Resolved) {
+	if name.GetError() != "" {
+		return
 	}
 	if !r.At.IsZero() {
-		out.At = timestamppb.New(r.At)
+		name.At = timestamppb.New(r.At)
 	}
 	if r.Err != nil {
-		out.Error = r.Err.Error()
+		name.Error = r.Err.Error()
 	}
-	return out
-}
-
-// documents reads what is declared.
-func documents(ctx context.Context, kept *store.Store) (*spec.Set, error) {
-	revisions, _, err := kept.Documents(ctx)
-	if err != nil {
-		return nil, err
-	}
-	docs := make([]*aviaryv1.Document, len(revisions))
-	for i, r := range revisions {
-		docs[i] = r.Document
-	}
-	return spec.Build(docs, nil)
 }
 
 // state is what is told of one region's deliveries.

@@ -18,7 +18,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/aviary-mesh/aviary/internal/discovery"
-	"github.com/aviary-mesh/aviary/plugin/spec"
 	aviaryv1 "github.com/aviary-mesh/aviary/proto/aviary/v1"
 	"github.com/aviary-mesh/aviary/xds/ads"
 )
@@ -52,24 +51,18 @@ func TestRegionsArePutTogether(t *testing.T) {
 	r.region("eu").mu.Lock()
 	r.region("eu").published, r.region("eu").refusal.at, r.region("eu").refusal.text = at, at.Add(time.Second), "too far"
 	r.region("eu").mu.Unlock()
-	name := func(host string) spec.Endpoint { return spec.Endpoint{Host: host, Port: 80, Name: true} }
-	set := &spec.Set{Services: map[string]*spec.Service{"shop": {Versions: []spec.Version{
-		{Name: "v1", Placements: []spec.Placement{
-			{Region: "eu", Endpoints: []spec.Endpoint{name("shop.internal"), {Host: "10.0.1.9", Port: 80}}},
-			{Region: "us", Endpoints: []spec.Endpoint{name("us.internal")}},
-		}},
-		{Name: "v2", Placements: []spec.Placement{{Region: "eu", Endpoints: []spec.Endpoint{name("shop.internal"), name("new.internal")}}}},
-	}}}}
 	of := regions{
 		declared: declared{regions: []*aviaryv1.RegionState{
 			{Name: "eu", Jurisdiction: "EU", Services: []*aviaryv1.ServiceState{
-				{Service: "gone"}, {Service: "shop", Rate: 3},
+				{Service: "cart"}, {Service: "shop", Rate: 3, Names: []*aviaryv1.Resolved{
+					{Name: "bad.internal", Addresses: []string{"10.0.1.2"}, Error: "too far"}, {Name: "new.internal"},
+					{Name: "shop.internal", Addresses: []string{"10.0.1.1"}},
+				}},
 			}},
 			{Name: "us"},
 		}},
-		delivery:  r.delivery,
-		documents: func(context.Context) (*spec.Set, error) { return set, nil },
-		names:     names{{Name: "shop.internal", Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.1")}, At: at, Err: errors.New("no answer")}},
+		delivery: r.delivery,
+		names: names{{Name: "bad.internal", At: at}, {Name: "shop.internal", Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.1")}, At: at, Err: errors.New("no answer")}},
 	}
 	got, err := of.Regions(t.Context())
 	if err != nil {
@@ -77,8 +70,8 @@ func TestRegionsArePutTogether(t *testing.T) {
 	}
 	want := []*aviaryv1.RegionState{
 		{Name: "eu", Jurisdiction: "EU", Proxies: 1, Published: timestamppb.New(at), Refused: "too far", RefusedAt: timestamppb.New(at.Add(time.Second)),
-			Services: []*aviaryv1.ServiceState{{Service: "gone"}, {Service: "shop", Rate: 3, Names: []*aviaryv1.Resolved{
-				{Name: "new.internal"}, {Name: "shop.internal", Addresses: []string{"10.0.1.1"}, At: timestamppb.New(at), Error: "no answer"},
+			Services: []*aviaryv1.ServiceState{{Service: "cart"}, {Service: "shop", Rate: 3, Names: []*aviaryv1.Resolved{
+				{Name: "bad.internal", Addresses: []string{"10.0.1.2"}, Error: "too far"}, {Name: "new.internal"}, {Name: "shop.internal", Addresses: []string{"10.0.1.1"}, At: timestamppb.New(at), Error: "no answer"},
 			}}}},
 		{Name: "us"},
 	}

@@ -83,7 +83,7 @@ func elsewhere(set *spec.Set, s *spec.Service) map[netip.AddrPort]string {
 	return found
 }
 
-// charter is that of a region now: what documents say, and how many endpoints stable must have after a promotion.
+// charter is that of a region now: what documents say, and that stable must have an endpoint after a promotion.
 func charter(f *facts, region string) traffic.Charter {
 	all := make(traffic.Charter, len(f.charters[region]))
 	for name, b := range f.charters[region] {
@@ -95,45 +95,17 @@ func charter(f *facts, region string) traffic.Charter {
 	return all
 }
 
-// minEndpoints is the part of the endpoints of the version before that the policy of a rollout wants left where it
-// promoted its version, at least one; 0 where what serves was not promoted by a rollout that is declared.
+// minEndpoints is one where a rollout promoted what serves: a promotion leaves no region without endpoints. How many more
+// it leaves is looked at when it is decided; later, versions are scaled as people like. 0 is no bound.
 func minEndpoints(f *facts, s *spec.Service, region string) int {
 	for _, state := range f.states[s.Name] {
 		here := state.Regions[region]
-		r := f.set.Rollouts[state.Rollout]
-		if r == nil || here.Phase != rollout.Promoted || here.StableSince.IsZero() || here.Stable.Version != here.Version {
+		if f.set.Rollouts[state.Rollout] == nil || here.Phase != rollout.Promoted || here.StableSince.IsZero() || here.Stable.Version != here.Version {
 			continue
 		}
-		if rollout.Stable(f.set, s.Name, region, f.states[s.Name]).Version != here.Version {
-			continue
+		if rollout.Stable(f.set, s.Name, region, f.states[s.Name]).Version == here.Version {
+			return 1
 		}
-		least, of := uint64(f.set.Policies[r.Policy].MinEndpoints), uint64(0)
-		if before := s.Version(here.Previous.Version); before != nil {
-			of = uint64(counted(f.set.Regions[region], before, f.addresses))
-		}
-		return int(max(1, (least*of+uint64(spec.Whole)-1)/uint64(spec.Whole)))
 	}
 	return 0
-}
-
-// counted is how many different addresses a version has in a region, within its networks.
-func counted(in *spec.Region, v *spec.Version, addresses map[string][]netip.Addr) int {
-	found := map[netip.AddrPort]bool{}
-	for _, p := range v.Placements {
-		if p.Region != in.Name {
-			continue
-		}
-		for _, e := range p.Endpoints {
-			of := addresses[e.Host]
-			if address, err := netip.ParseAddr(e.Host); err == nil {
-				of = []netip.Addr{address}
-			}
-			for _, address := range of {
-				if address = address.Unmap(); len(in.Networks) == 0 || in.Has(address) {
-					found[netip.AddrPortFrom(address, uint16(e.Port))] = true
-				}
-			}
-		}
-	}
-	return len(found)
 }

@@ -93,9 +93,12 @@ type Controller struct {
 
 	meter     *meter
 	addresses map[string][]netip.Addr
-	room      map[site]uint32
-	relief    map[site]relief.State
-	surveyed  time.Time // when room, gauges and falls were looked at last
+	// answers is what names resolved to last, and refused why some of it is not in force.
+	answers  map[string][]netip.Addr
+	refused  map[string]string
+	room     map[site]uint32
+	relief   map[site]relief.State
+	surveyed time.Time // when room, gauges and falls were looked at last
 }
 
 // New makes a Controller; Run runs it.

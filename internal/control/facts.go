@@ -35,14 +35,23 @@ type index struct {
 	// names of endpoints, sorted, and the services that have some.
 	names []string
 	named map[string]bool
+	// uses are the places that a name has endpoints for.
+	uses map[string][]use
 	// charters are the bounds that documents alone give, by region.
 	charters map[string]traffic.Charter
+}
+
+// use is a place that a name has endpoints for.
+type use struct {
+	service *spec.Service
+	region  string
+	port    uint32
 }
 
 func indexOf(set *spec.Set) *index {
 	x := &index{
 		set: set, rollouts: map[site]*spec.Rollout{}, leaning: map[string][]string{},
-		where: map[netip.AddrPort][]string{}, named: map[string]bool{}, charters: charters(set),
+		where: map[netip.AddrPort][]string{}, named: map[string]bool{}, uses: map[string][]use{}, charters: charters(set),
 	}
 	for _, name := range slices.Sorted(maps.Keys(set.Rollouts)) {
 		r := set.Rollouts[name]
@@ -62,6 +71,9 @@ func indexOf(set *spec.Set) *index {
 				for _, e := range p.Endpoints {
 					if e.Name {
 						names[e.Host], x.named[s.Name] = true, true
+						if set.Regions[p.Region] != nil {
+							x.uses[e.Host] = append(x.uses[e.Host], use{s, p.Region, e.Port})
+						}
 					} else if ip, err := netip.ParseAddr(e.Host); err == nil {
 						at := netip.AddrPortFrom(ip.Unmap(), uint16(e.Port))
 						if !slices.Contains(x.where[at], p.Region) {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -173,19 +174,30 @@ func TestZonesAndNames(t *testing.T) {
 	}
 	c := still(set)
 	equal(t, "before", places(intentOf(planRegion(c.facts(), "eu"), "shop").Stable.Localities), []string{"0 eu/a ×1 w1"})
-	// One of the name's addresses is declared as well, one is outside of the region, one is known to be in another.
-	c.addresses = map[string][]netip.Addr{"shop.eu.example": {
-		netip.MustParseAddr("10.1.9.8"), netip.MustParseAddr("10.1.9.9"), netip.MustParseAddr("192.0.2.1"), there,
-	}}
+	// One of the name's addresses is declared as well.
+	good := []netip.Addr{netip.MustParseAddr("10.1.9.8"), netip.MustParseAddr("10.1.9.9")}
+	c.resolved(map[string][]netip.Addr{"shop.eu.example": good})
 	shop := intentOf(planRegion(c.facts(), "eu"), "shop")
 	equal(t, "resolved", places(shop.Stable.Localities), []string{"0 eu/a ×2 w2", "0 eu/b ×2 w7"})
 	if !shop.NearestZone || shop.Stable.Localities[0].Endpoints[0] != (traffic.Endpoint{Host: "10.1.9.8", Port: 80}) {
 		t.Errorf("got %+v", shop)
 	}
+	// An answer that crosses a line is refused whole: what was known before is better than a part of it.
+	for what, bad := range map[string]netip.Addr{"outside of the region": netip.MustParseAddr("192.0.2.1"), "known to be in another": there} {
+		c.resolved(map[string][]netip.Addr{"shop.eu.example": append(slices.Clone(good), bad)})
+		equal(t, what, places(intentOf(planRegion(c.facts(), "eu"), "shop").Stable.Localities), []string{"0 eu/a ×2 w2", "0 eu/b ×2 w7"})
+		if names := c.serviceState(c.facts(), s, "eu", now).Names; len(names) != 1 || len(names[0].Addresses) != 2 || !strings.Contains(names[0].Error, bad.String()) {
+			t.Errorf("%s: %v", what, names)
+		}
+	}
+	// Documents that allow it let it in without another answer.
+	c.resolved(map[string][]netip.Addr{"shop.eu.example": append(slices.Clone(good), netip.MustParseAddr("192.0.2.1"))})
 	set.Regions["eu"].Networks = nil
 	c.use(declared{set, 2})
-	equal(t, "an address of a region that may not be reached is no endpoint",
-		places(intentOf(planRegion(c.facts(), "eu"), "shop").Stable.Localities), []string{"0 eu/a ×3 w3", "0 eu/b ×3 w7"})
+	equal(t, "allowed", places(intentOf(planRegion(c.facts(), "eu"), "shop").Stable.Localities), []string{"0 eu/a ×3 w3", "0 eu/b ×3 w7"})
+	if names := c.serviceState(c.facts(), s, "eu", now).Names; len(names) != 0 {
+		t.Errorf("allowed: %v", names)
+	}
 	if n := c.facts().endpoints(s, "v1", "eu"); n != 6 {
 		t.Errorf("%d endpoints", n)
 	}
@@ -257,37 +269,13 @@ func TestCharter(t *testing.T) {
 	}
 }
 
-func TestMinEndpointsAfterAPromotion(t *testing.T) {
+func TestAPromotionLeavesAnEndpoint(t *testing.T) {
 	set := newSet([]string{"eu", ""}, []string{"us", ""})
-	s := add(set, "shop", "eu", "us")
+	add(set, "shop", "eu", "us")
 	state := in(rollOut(set, "shop", "eu", "us"), "eu", promoted)
 	least := func(region string) int { return charter(still(set, state).facts(), region)["shop"].MinEndpoints }
-	for _, c := range []struct {
-		name  string
-		share spec.Share
-		v1    int
-		want  int
-	}{
-		{"half of two", 5000, 2, 1}, {"half of five", 5000, 5, 3}, {"all of them", 10_000, 5, 5},
-		{"a hair", 1, 5, 1}, {"none were there", 10_000, 0, 1},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			set.Policies["careful"].MinEndpoints = c.share
-			s.Versions[0].Placements[0] = placement("eu", 1000, 0, 1, c.v1)
-			if got := least("eu"); got != c.want {
-				t.Errorf("got %d, want %d", got, c.want)
-			}
-		})
-	}
-	if got := least("us"); got != 0 {
-		t.Errorf("without a promotion: %d", got)
-	}
-	s.Versions[0].Placements[0].Endpoints = []spec.Endpoint{{Zone: "a", Host: "shop.example", Port: 80, Name: true}}
-	set.Policies["careful"].MinEndpoints = spec.Whole
-	c := still(set, state)
-	c.addresses = map[string][]netip.Addr{"shop.example": {netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("10.1.0.3")}}
-	if got := charter(c.facts(), "eu")["shop"].MinEndpoints; got != 3 {
-		t.Errorf("of a name: %d", got)
+	if eu, us := least("eu"), least("us"); eu != 1 || us != 0 {
+		t.Errorf("with a promotion %d, without %d", eu, us)
 	}
 	state = in(state, "eu", func(r *rollout.Region) {
 		r.Phase, r.Stable, r.StableSince = rollout.RolledBack, r.Previous, now.Add(1)

@@ -25,7 +25,8 @@ func (c *Controller) Regions() map[string]map[string]rollout.Region {
 }
 
 // RegionStates returns every declared region, sorted by name, with what is known here of each service in it: all but
-// proxies, what was published and refused, and names.
+// proxies, what was published and refused, and when names were looked up. Of those it has the addresses in force, and why what
+// they answer is not.
 func (c *Controller) RegionStates(ctx context.Context) ([]*aviaryv1.RegionState, error) {
 	var out []*aviaryv1.RegionState
 	err := c.call(ctx, func() {
@@ -50,6 +51,15 @@ func (c *Controller) serviceState(f *facts, s *spec.Service, region string, now 
 	}
 	if v := f.stable(s, region); v != nil && v.In(region) != nil {
 		out.Capacity = v.In(region).Capacity
+	}
+	for _, name := range f.names {
+		if slices.ContainsFunc(f.uses[name], func(u use) bool { return u.service == s && u.region == region }) {
+			n := &aviaryv1.Resolved{Name: name, Error: c.refused[name]}
+			for _, ip := range c.addresses[name] {
+				n.Addresses = append(n.Addresses, ip.String())
+			}
+			out.Names = append(out.Names, n)
+		}
 	}
 	neighbours := f.neighbours(s, region)
 	for _, n := range neighbours {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/aviary-mesh/aviary/internal/discovery"
+	"github.com/aviary-mesh/aviary/internal/lab"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -22,16 +23,20 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // rig is a resolver that asks a server of its own, and what its sink was given.
 type rig struct {
 	*discovery.Resolver
-	server *server
+	server *lab.DNS
 	given  chan string
 }
 
 func start(t *testing.T, timeout time.Duration) rig {
 	t.Helper()
-	r := rig{server: serve(t), given: make(chan string)}
+	server, err := lab.StartDNS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rig{server: server, given: make(chan string)}
 	ctx, stop := context.WithCancel(t.Context())
 	r.Resolver = discovery.New(discovery.Config{
-		Lookup: discovery.Server(r.server.at), Every: 5 * time.Millisecond, Timeout: timeout, Log: slog.New(slog.DiscardHandler),
+		Lookup: discovery.Server(r.server.Address()), Every: 5 * time.Millisecond, Timeout: timeout, Log: slog.New(slog.DiscardHandler),
 		Sink: func(all map[string][]netip.Addr) {
 			select {
 			case r.given <- text(all):
@@ -47,8 +52,18 @@ func start(t *testing.T, timeout time.Duration) rig {
 	t.Cleanup(func() {
 		stop()
 		<-ended
+		server.Close()
 	})
 	return r
+}
+
+// at is an answer with addresses.
+func at(addresses ...string) lab.Answer {
+	var a lab.Answer
+	for _, text := range addresses {
+		a.Addresses = append(a.Addresses, netip.MustParseAddr(text))
+	}
+	return a
 }
 
 // text writes what a sink was given: name=address,address name=…
@@ -95,7 +110,7 @@ func (r rig) once(t *testing.T, name string, so func(discovery.Resolved) bool) d
 // asked waits until the server was asked that many times more, so that a whole lookup ended since.
 func (r rig) asked(t *testing.T, name string, more int) {
 	t.Helper()
-	for from, deadline := r.server.count(name), time.Now().Add(30*time.Second); r.server.count(name) < from+more; time.Sleep(time.Millisecond) {
+	for from, deadline := r.server.Asked(name), time.Now().Add(30*time.Second); r.server.Asked(name) < from+more; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s was not asked for again", name)
 		}
@@ -106,13 +121,13 @@ func failed(s discovery.Resolved) bool { return s.Err != nil }
 
 func TestOnlyAChangeIsTold(t *testing.T) {
 	r := start(t, 30*time.Second)
-	r.server.say("shop.test", answer{addresses: []string{"10.0.0.9", "fd00::2", "10.0.0.2", "fd00::1"}})
+	r.server.Say("shop.test", at("10.0.0.9", "fd00::2", "10.0.0.2", "fd00::1"))
 	r.Watch([]string{"shop.test"})
 	r.next(t, "shop.test=10.0.0.2,10.0.0.9,fd00::1,fd00::2")
 	// Another order, and an address that is there twice, are no change.
-	r.server.say("shop.test", answer{addresses: []string{"fd00::1", "10.0.0.2", "10.0.0.2", "fd00::2", "10.0.0.9"}})
+	r.server.Say("shop.test", at("fd00::1", "10.0.0.2", "10.0.0.2", "fd00::2", "10.0.0.9"))
 	r.asked(t, "shop.test", 6)
-	r.server.say("shop.test", answer{addresses: []string{"10.0.0.3"}})
+	r.server.Say("shop.test", at("10.0.0.3"))
 	r.next(t, "shop.test=10.0.0.3")
 	if s := r.once(t, "shop.test", func(discovery.Resolved) bool { return true }); s.Err != nil || s.At.IsZero() || len(s.Addresses) != 1 {
 		t.Errorf("the status is %+v", s)
@@ -120,19 +135,19 @@ func TestOnlyAChangeIsTold(t *testing.T) {
 }
 
 func TestAFailureKeepsTheLastAddresses(t *testing.T) {
-	for name, fails := range map[string]answer{
-		"no such name":            {rcode: dnsmessage.RCodeNameError},
-		"the server fails":        {rcode: dnsmessage.RCodeServerFailure},
-		"the server says nothing": {silent: true},
+	for name, fails := range map[string]lab.Answer{
+		"no such name":            {Code: dnsmessage.RCodeNameError},
+		"the server fails":        {Code: dnsmessage.RCodeServerFailure},
+		"the server says nothing": {Silent: true},
 		"an empty answer":         {},
-		"half an answer":          {addresses: []string{"10.0.0.1"}, half: true},
+		"half an answer":          {Addresses: at("10.0.0.1").Addresses, Half: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := start(t, 200*time.Millisecond)
-			r.server.say("shop.test", answer{addresses: []string{"10.0.0.1", "fd00::1"}})
+			r.server.Say("shop.test", at("10.0.0.1", "fd00::1"))
 			r.Watch([]string{"shop.test"})
 			r.next(t, "shop.test=10.0.0.1,fd00::1")
-			r.server.say("shop.test", fails)
+			r.server.Say("shop.test", fails)
 			first := r.once(t, "shop.test", failed)
 			r.asked(t, "shop.test", 4)
 			s := r.once(t, "shop.test", failed)
@@ -140,7 +155,7 @@ func TestAFailureKeepsTheLastAddresses(t *testing.T) {
 				t.Errorf("the status is %+v, and was %+v", s, first)
 			}
 			// The next that the sink hears of is what is right again.
-			r.server.say("shop.test", answer{addresses: []string{"10.0.0.2", "fd00::1"}})
+			r.server.Say("shop.test", at("10.0.0.2", "fd00::1"))
 			r.next(t, "shop.test=10.0.0.2,fd00::1")
 			if s := r.once(t, "shop.test", func(s discovery.Resolved) bool { return s.Err == nil }); !s.At.After(first.At) {
 				t.Errorf("the status is %+v, and was %+v", s, first)
@@ -155,12 +170,10 @@ func TestMoreAddressesThanADatagramHolds(t *testing.T) {
 	for i := range 300 {
 		all = append(all, fmt.Sprintf("10.0.%d.%d", i/250, i%250))
 	}
-	r.server.say("shop.test", answer{addresses: all})
+	r.server.Say("shop.test", at(all...))
 	r.Watch([]string{"shop.test"})
 	r.next(t, "shop.test="+strings.Join(sorted(all), ","))
-	r.server.mu.Lock()
-	defer r.server.mu.Unlock()
-	if r.server.streams == 0 {
+	if r.server.Streams() == 0 {
 		t.Error("the answer fitted in a datagram: this test tests nothing")
 	}
 }
@@ -173,22 +186,22 @@ func sorted(addresses []string) []string {
 
 func TestASlowNameHoldsUpNoOther(t *testing.T) {
 	r := start(t, time.Hour)
-	r.server.say("fast.test", answer{addresses: []string{"10.0.0.1"}})
+	r.server.Say("fast.test", at("10.0.0.1"))
 	names := []string{"fast.test"}
 	for i := range 20 {
 		names = append(names, fmt.Sprintf("slow-%d.test", i))
-		r.server.say(names[i+1], answer{silent: true})
+		r.server.Say(names[i+1], lab.Answer{Silent: true})
 	}
 	r.Watch(names)
 	r.next(t, "fast.test=10.0.0.1")
-	r.server.say("fast.test", answer{addresses: []string{"10.0.0.2"}})
+	r.server.Say("fast.test", at("10.0.0.2"))
 	r.next(t, "fast.test=10.0.0.2")
 }
 
 func TestANameThatIsNotWatchedIsForgotten(t *testing.T) {
 	r := start(t, 30*time.Second)
-	r.server.say("a.test", answer{addresses: []string{"10.0.0.1"}})
-	r.server.say("b.test", answer{addresses: []string{"10.0.0.2"}})
+	r.server.Say("a.test", at("10.0.0.1"))
+	r.server.Say("b.test", at("10.0.0.2"))
 	r.Watch([]string{"a.test"})
 	r.next(t, "a.test=10.0.0.1")
 	r.Watch([]string{"a.test", "b.test"})
@@ -210,7 +223,7 @@ func TestWatchDoesNotWait(t *testing.T) {
 		idle.Watch([]string{fmt.Sprintf("%d.test", i)})
 	}
 	r := start(t, 30*time.Second)
-	r.server.say("a.test", answer{addresses: []string{"10.0.0.1"}})
+	r.server.Say("a.test", at("10.0.0.1"))
 	r.Watch([]string{"a.test"})
 	r.once(t, "a.test", func(s discovery.Resolved) bool { return len(s.Addresses) > 0 })
 	for i := range 3 { // nobody takes what the sink was given
@@ -222,8 +235,8 @@ func TestWatchDoesNotWait(t *testing.T) {
 func TestSettleWaitsForTheFirstLookupsAndTheSink(t *testing.T) {
 	r := start(t, 30*time.Second)
 	r.Settle(t.Context()) // nothing is watched
-	r.server.say("a.test", answer{addresses: []string{"10.0.0.1"}})
-	r.server.say("slow.test", answer{silent: true})
+	r.server.Say("a.test", at("10.0.0.1"))
+	r.server.Say("slow.test", lab.Answer{Silent: true})
 	r.Watch([]string{"a.test", "never.test"})
 	settled := make(chan struct{})
 	go func() {
