@@ -157,8 +157,10 @@ func (a *App) Run(ctx context.Context) error {
 		Lookup: a.lookup(), Log: a.cfg.Log,
 		Sink: func(found map[string][]netip.Addr) { loop.Resolve(found) },
 	})
+	ticks := newTicks()
 	loop = control.New(control.Config{
 		Store: kept, Delivery: d, Effect: d.effect, Leases: d.leases, Discover: names.Watch, Log: a.cfg.Log,
+		Ticked: func(took time.Duration) { ticks.Observe(took.Seconds()) },
 	})
 	receiver := telemetry.New(telemetry.Config{
 		Identify: func(ctx context.Context, node *corev3.Node) (telemetry.Proxy, error) {
@@ -185,7 +187,7 @@ func (a *App) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	web := &http.Server{Handler: a.web(server, loop, d), ReadHeaderTimeout: 5 * time.Second}
+	web := &http.Server{Handler: a.web(server, loop, d, ticks), ReadHeaderTimeout: 5 * time.Second}
 
 	// The loop outlives ctx until the admin API has answered its last call.
 	deciding, stopDeciding := context.WithCancel(context.WithoutCancel(ctx))
@@ -215,6 +217,7 @@ func (a *App) Run(ctx context.Context) error {
 	settling, cancel := context.WithTimeout(ctx, settle)
 	names.Settle(settling)
 	cancel()
+	loop.InForce(ctx, 0) // what was found is, before the first proxy is answered
 	serve := func(name string, f func() error) {
 		go func() {
 			if err := f(); err != nil && !errors.Is(err, http.ErrServerClosed) {

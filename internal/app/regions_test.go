@@ -62,7 +62,7 @@ func TestRegionsArePutTogether(t *testing.T) {
 			{Name: "us"},
 		}},
 		delivery: r.delivery,
-		names: names{{Name: "bad.internal", At: at}, {Name: "shop.internal", Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.1")}, At: at, Err: errors.New("no answer")}},
+		names:    names{{Name: "bad.internal", At: at}, {Name: "shop.internal", Addresses: []netip.Addr{netip.MustParseAddr("10.0.1.1")}, At: at, Err: errors.New("no answer")}},
 	}
 	got, err := of.Regions(t.Context())
 	if err != nil {

@@ -79,13 +79,10 @@ func lacks(v resource.View, sees []traffic.Intent) []string {
 }
 
 // effect says what the proxies of a region acknowledged for the canary of a service.
-func (d *delivery) effect(regionName, service, version string, weight uint32) control.Effect {
+func (d *delivery) effect(regionName, service, version string, weight, shadow uint32) control.Effect {
 	var e control.Effect
-	for _, p := range d.ads.Proxies() {
-		if p.Region != regionName {
-			continue
-		}
-		has, routes := d.effective(p, service, version)
+	for _, p := range d.ads.ProxiesIn(regionName) {
+		has, copies, routes := d.effective(p, service, version)
 		if !routes {
 			continue
 		}
@@ -94,15 +91,16 @@ func (d *delivery) effect(regionName, service, version string, weight uint32) co
 		}
 		e.Min, e.Max = min(e.Min, has), max(e.Max, has)
 		e.Proxies++
-		if has == weight {
+		if has == weight && copies <= shadow {
 			e.Acked++
 		}
 	}
 	return e
 }
 
-// effective is the canary's share that a proxy acknowledged; routes is false when the proxy has no route to the service.
-func (d *delivery) effective(p ads.ProxyStatus, service, version string) (has uint32, routes bool) {
+// effective is the canary's share that a proxy acknowledged, and the part of the requests that it copies; routes is false when
+// the proxy has no route to the service.
+func (d *delivery) effective(p ads.ProxyStatus, service, version string) (has, copies uint32, routes bool) {
 	view, sees := d.sees(p)
 	for _, in := range sees {
 		if in.Service != service {
@@ -111,15 +109,15 @@ func (d *delivery) effective(p ads.ProxyStatus, service, version string) (has ui
 		synced := slices.ContainsFunc(p.Types, func(t ads.TypeStatus) bool { return t.Type == ads.Route && t.State == ads.Synced })
 		switch {
 		case synced && in.Canary == nil: // whatever the layer says, no route splits
-			return 0, true
+			return 0, 0, true
 		case view.Weights == resource.InLayer:
-			return resource.Weight(p.Effective, service, version), true
+			return resource.Weight(p.Effective, service, version), resource.Shadow(p.Effective, service), true
 		case synced:
-			return in.Weight, true
+			return in.Weight, 0, true
 		}
-		return 0, true
+		return 0, 0, true
 	}
-	return 0, false
+	return 0, 0, false
 }
 
 // sees is a proxy's view, and what its routes say, shares included.

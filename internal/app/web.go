@@ -12,12 +12,13 @@ import (
 )
 
 // web serves /metrics, /healthz (the process lives) and /readyz (it serves).
-func (a *App) web(server *ads.Server, loop *control.Controller, d *delivery) http.Handler {
+func (a *App) web(server *ads.Server, loop *control.Controller, d *delivery, ticks prometheus.Collector) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		d.builds,
+		ticks,
 		&metrics{ads: server, loop: loop, delivery: d},
 	)
 	mux := http.NewServeMux()
@@ -32,6 +33,13 @@ func (a *App) web(server *ads.Server, loop *control.Controller, d *delivery) htt
 		}
 	})
 	return mux
+}
+
+func newTicks() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "aviary_tick_seconds", Help: "From flushes of telemetry to all that followed from them being handed over.",
+		Buckets: prometheus.ExponentialBuckets(50e-6, 2, 16),
+	})
 }
 
 // metrics reads what the rooms count at the time of a scrape.

@@ -31,12 +31,14 @@ type Config struct {
 	Delivery Delivery
 	// Effect tells what proxies acknowledged, for the status and the clock of a step; nil: nobody knows, and a share counts
 	// as set when it is published. It must not call the Controller.
-	Effect func(region, service, version string, weight uint32) Effect
+	Effect func(region, service, version string, weight, shadow uint32) Effect
 	// Leases tells which proxies hold a lease, for the hand-over; nil: none.
 	Leases func() []Lease
 	// Discover is told the names of endpoints, sorted, whenever the documents name others than before. It must not block,
 	// and what it finds comes back by Resolve; nil: names have no address.
 	Discover func(names []string)
+	// Ticked is told how long it took from flushes to all that followed from them being handed over; nil: nobody.
+	Ticked func(time.Duration)
 	// Name of this process in elections; default "aviary".
 	Name string
 	// Now is the clock; default time.Now.
@@ -200,6 +202,11 @@ func (c *Controller) Run(ctx context.Context, grace time.Duration) error {
 		case f := <-c.flushes:
 			c.judge(f)
 		case call := <-c.calls:
+			select {
+			case addresses := <-c.found: // who asks after it was told sees it in force
+				c.resolved(addresses)
+			default:
+			}
 			call()
 		case s := <-c.writer.saved:
 			c.settleSaved(s)

@@ -83,7 +83,7 @@ func (w *world) Renew(proxies []string) {
 	w.renewed = append(w.renewed, proxies...)
 }
 
-func (w *world) effect(_, _, _ string, weight uint32) Effect {
+func (w *world) effect(_, _, _ string, weight, _ uint32) Effect {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.away {

@@ -65,7 +65,7 @@ func (c *Controller) await(name string, now time.Time) {
 		if !waits {
 			continue
 		}
-		if uint32(here.Weight) != weight || c.cfg.Effect(region, state.Service, here.Version, weight).Acked > 0 {
+		if uint32(here.Weight) != weight || c.cfg.Effect(region, state.Service, here.Version, weight, uint32(here.Shadow)).Acked > 0 {
 			delete(c.unseen, p)
 			continue
 		}

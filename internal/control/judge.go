@@ -20,7 +20,11 @@ func (c *Controller) judge(first signal.Flush) {
 			more = false
 		}
 	}
+	begun := time.Now()
 	c.observe(batch, c.cfg.Now())
+	if c.cfg.Ticked != nil {
+		c.cfg.Ticked(time.Since(begun))
+	}
 }
 
 // observe measures flushes, has each rollout that they speak of judged and decided, and then renews the leases.

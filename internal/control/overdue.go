@@ -45,7 +45,7 @@ func (c *Controller) overdue(now time.Time) {
 			continue
 		}
 		here := state.Regions[p.region]
-		e := c.cfg.Effect(p.region, state.Service, here.Version, uint32(here.Weight))
+		e := c.cfg.Effect(p.region, state.Service, here.Version, uint32(here.Weight), uint32(here.Shadow))
 		if e.Acked >= e.Proxies {
 			delete(c.falls, p)
 			continue

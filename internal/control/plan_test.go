@@ -186,7 +186,7 @@ func TestZonesAndNames(t *testing.T) {
 	for what, bad := range map[string]netip.Addr{"outside of the region": netip.MustParseAddr("192.0.2.1"), "known to be in another": there} {
 		c.resolved(map[string][]netip.Addr{"shop.eu.example": append(slices.Clone(good), bad)})
 		equal(t, what, places(intentOf(planRegion(c.facts(), "eu"), "shop").Stable.Localities), []string{"0 eu/a ×2 w2", "0 eu/b ×2 w7"})
-		if names := c.serviceState(c.facts(), s, "eu", now).Names; len(names) != 1 || len(names[0].Addresses) != 2 || !strings.Contains(names[0].Error, bad.String()) {
+		if names := c.serviceState(c.facts(), s, "eu", now).Names; len(names) != 2 || len(names[1].Addresses) != 2 || !strings.Contains(names[1].Error, bad.String()) {
 			t.Errorf("%s: %v", what, names)
 		}
 	}
@@ -195,7 +195,7 @@ func TestZonesAndNames(t *testing.T) {
 	set.Regions["eu"].Networks = nil
 	c.use(declared{set, 2})
 	equal(t, "allowed", places(intentOf(planRegion(c.facts(), "eu"), "shop").Stable.Localities), []string{"0 eu/a ×3 w3", "0 eu/b ×3 w7"})
-	if names := c.serviceState(c.facts(), s, "eu", now).Names; len(names) != 0 {
+	if names := c.serviceState(c.facts(), s, "eu", now).Names; len(names[1].Addresses) != 3 || names[1].Error != "" {
 		t.Errorf("allowed: %v", names)
 	}
 	if n := c.facts().endpoints(s, "v1", "eu"); n != 6 {

@@ -107,7 +107,7 @@ func (c *Controller) effect(s *aviaryv1.RolloutStatus) {
 		return
 	}
 	for _, r := range s.Regions {
-		e := c.cfg.Effect(r.Region, s.Service, s.Version, r.Weight)
+		e := c.cfg.Effect(r.Region, s.Service, s.Version, r.Weight, r.Shadow)
 		r.EffectiveMin, r.EffectiveMax = e.Min, e.Max
 		r.ProxiesAcked, r.Proxies = uint32(e.Acked), uint32(e.Proxies)
 	}

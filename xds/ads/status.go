@@ -135,8 +135,22 @@ func (l Latency) Quantile(q float64) time.Duration {
 }
 
 // Proxies is the state of every connected proxy, sorted by name.
-func (s *Server) Proxies() []ProxyStatus {
-	connected := s.connected()
+func (s *Server) Proxies() []ProxyStatus { return s.statusOf(s.connected()) }
+
+// ProxiesIn is Proxies of one region, without making the status of any other.
+func (s *Server) ProxiesIn(region string) []ProxyStatus {
+	s.mu.Lock()
+	in := map[string][]*stream{}
+	for name, p := range s.proxies {
+		if n := len(p.streams); n > 0 && p.streams[n-1].client.Region == region {
+			in[name] = slices.Clone(p.streams)
+		}
+	}
+	s.mu.Unlock()
+	return s.statusOf(in)
+}
+
+func (s *Server) statusOf(connected map[string][]*stream) []ProxyStatus {
 	out := make([]ProxyStatus, 0, len(connected))
 	now := time.Now()
 	for _, name := range slices.Sorted(maps.Keys(connected)) {
