@@ -24,7 +24,11 @@ func (c *Controller) Act(ctx context.Context, name string, a rollout.Action) err
 		}
 		var next rollout.State
 		var events []rollout.Event
-		next, events, refused = rollout.Act(c.set, state, a, c.cfg.Now())
+		in := map[string]rollout.Input{}
+		for region := range state.Regions {
+			in[region] = c.known(name, region, rollout.Input{})
+		}
+		next, events, refused = rollout.Act(c.set, state, a, in, c.cfg.Now())
 		if len(events) == 0 {
 			return
 		}

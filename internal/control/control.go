@@ -99,6 +99,7 @@ type Controller struct {
 	answers  map[string][]netip.Addr
 	refused  map[string]string
 	room     map[site]uint32
+	began    time.Time // when this process did
 	relief   map[site]relief.State
 	surveyed time.Time // when room, gauges and falls were looked at last
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/aviary-mesh/aviary/internal/store"
 	"github.com/aviary-mesh/aviary/plugin/rollout"
+	"github.com/aviary-mesh/aviary/plugin/spec"
 )
 
 // proposal is a rise on its way to the store: it is adopted when it is written, if the region still is where it was.
@@ -50,10 +51,18 @@ func (c *Controller) known(name, region string, in rollout.Input) rollout.Input 
 	if c.named[service.Name] {
 		f := facts{index: c.index, addresses: c.addresses}
 		here := state.Regions[region]
-		in.CanaryEndpoints = f.endpoints(service, here.Version, region)
-		in.StableEndpoints = f.endpoints(service, here.Stable.Version, region)
+		in.CanaryEndpoints = orNone(f.endpoints(service, here.Version, region))
+		in.StableEndpoints = orNone(f.endpoints(service, here.Stable.Version, region))
 	}
 	return in
+}
+
+// orNone says no endpoint as an Input does.
+func orNone(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
 }
 
 // await has the clock of a step begin when the first proxy has its share.
@@ -84,7 +93,7 @@ func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[s
 	name := next.Rollout
 	before := c.states[name]
 	now := c.cfg.Now()
-	changed := false
+	changed, beginning := false, c.beginning(name)
 	for region, to := range next.Regions {
 		p := place{name, region}
 		from := before.Regions[region]
@@ -95,6 +104,11 @@ func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[s
 			}
 		}
 		if !material(from, to) {
+			continue
+		}
+		if begins(from, to) && beginning {
+			// Whether it is this region's turn is known when the one before is written.
+			next.Regions[region] = fresher(from, to)
 			continue
 		}
 		told := decision{Documents: c.at, From: from, Left: record{Service: next.Service, Region: to}}
@@ -132,6 +146,32 @@ func (c *Controller) settle(next rollout.State, events []rollout.Event, in map[s
 	return waits
 }
 
+// beginning reports whether a region of a rollout is about to begin, once the store knows it.
+func (c *Controller) beginning(name string) bool {
+	for p, r := range c.rising {
+		if p.rollout == name && begins(r.from, r.to) {
+			return true
+		}
+	}
+	return false
+}
+
+func begins(from, to rollout.Region) bool { return !from.Begun && to.Begun }
+
+// mayBegin reports whether a beginning that was written may be adopted: no region was halted meanwhile that would have kept it.
+func (c *Controller) mayBegin(state rollout.State) bool {
+	r := c.set.Rollouts[state.Rollout]
+	if r == nil || c.set.Policies[r.Policy].OnHalt == spec.HaltContinues {
+		return r != nil
+	}
+	for _, region := range r.Regions {
+		if state.Regions[region].Phase == rollout.Halted {
+			return false
+		}
+	}
+	return true
+}
+
 // moved says which plans a change of a region's state may change: its own, and when another version is stable there,
 // those of the regions that lean on it.
 func (c *Controller) moved(region string, from, to rollout.Region) {
@@ -160,7 +200,8 @@ func (c *Controller) settleSaved(s saved) {
 	}
 	state := c.states[s.rollout]
 	here := state.Regions[s.place.region]
-	if here.Phase != r.from.Phase || here.Step != r.from.Step || here.Weight != r.from.Weight || here.Trial() != r.from.Trial() {
+	if here.Phase != r.from.Phase || here.Step != r.from.Step || here.Weight != r.from.Weight || here.Trial() != r.from.Trial() ||
+		begins(here, r.to) && !c.mayBegin(state) {
 		return
 	}
 	to := fresher(r.to, here)

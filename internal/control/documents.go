@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -26,14 +25,16 @@ type handover struct {
 	Watches map[string]map[string]*watch `json:"watches"`
 	// Rates by region and service.
 	Rates map[string]map[string]float64 `json:"rates,omitempty"`
-	// Addresses of names, which are endpoints until they are looked up again.
-	Addresses map[string][]netip.Addr `json:"addresses,omitempty"`
 }
 
 // load reads documents and state at the start and reports whether another process handed over in time.
 func (c *Controller) load(ctx context.Context) (handedOver bool, err error) {
 	first, err := c.read(ctx)
 	if err != nil {
+		return false, err
+	}
+	c.began = c.cfg.Now()
+	if err := c.recall(ctx); err != nil {
 		return false, err
 	}
 	c.use(first)
@@ -71,7 +72,6 @@ func (c *Controller) load(ctx context.Context) (handedOver bool, err error) {
 		}
 	}
 	c.meter.resume(left.Rates, now)
-	c.addresses = left.Addresses
 	c.adoptStable()
 	return handedOver, nil
 }
@@ -111,7 +111,7 @@ func (c *Controller) handOver(ctx context.Context) {
 			}
 		}
 	}()
-	h := handover{Watches: map[string]map[string]*watch{}, Rates: c.meter.rates(c.cfg.Now()), Addresses: c.addresses}
+	h := handover{Watches: map[string]map[string]*watch{}, Rates: c.meter.rates(c.cfg.Now())}
 	if c.cfg.Leases != nil {
 		h.Leases = c.cfg.Leases()
 	}
@@ -207,6 +207,7 @@ func (c *Controller) adopt(d declared) {
 func (c *Controller) begin() {
 	c.decide(c.all())
 	c.shareHalts()
+	c.publish() // what falls goes first
 	c.admit(c.cfg.Now())
 	c.publish()
 }

@@ -29,13 +29,12 @@ func (c *Controller) resolved(found map[string][]netip.Addr) {
 	if !c.review() {
 		return
 	}
-	c.outdateAll()
 	c.admit(c.cfg.Now())
 	c.publish()
 }
 
-// review takes over what names answer, and reports whether an address changed. A name that answers with an address that its
-// service may not have there keeps what it had, and the refusal is shown.
+// review takes over what names answer, and reports whether an address changed: then the plans that have it are out of date. A
+// name that answers with an address that its service may not have there keeps what it had, and the refusal is shown.
 func (c *Controller) review() bool {
 	next, refused := map[string][]netip.Addr{}, map[string]string{}
 	for _, name := range c.names {
@@ -55,10 +54,19 @@ func (c *Controller) review() bool {
 		}
 	}
 	c.refused = refused
+	for _, name := range c.names {
+		if !slices.Equal(c.addresses[name], next[name]) {
+			for _, u := range c.uses[name] {
+				c.outdate(u.region)
+				c.outdate(c.leaning[u.region]...)
+			}
+		}
+	}
 	if maps.EqualFunc(c.addresses, next, slices.Equal) {
 		return false
 	}
 	c.addresses = next
+	c.keep()
 	return true
 }
 

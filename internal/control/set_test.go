@@ -107,13 +107,13 @@ func in(s rollout.State, region string, change func(*rollout.Region)) rollout.St
 
 func progressing(weight spec.Share) func(*rollout.Region) {
 	return func(r *rollout.Region) {
-		r.Phase, r.Reason, r.Weight, r.Shadow, r.Started = rollout.Progressing, rollout.StepReached, weight, 0, true
+		r.Phase, r.Reason, r.Weight, r.Shadow, r.Started, r.Begun, r.Shadowed = rollout.Progressing, rollout.StepReached, weight, 0, true, true, true
 	}
 }
 
 func shadowing(share spec.Share) func(*rollout.Region) {
 	return func(r *rollout.Region) {
-		r.Phase, r.Reason, r.Shadow, r.Weight, r.Started = rollout.Shadowing, rollout.StepReached, share, 0, true
+		r.Phase, r.Reason, r.Shadow, r.Weight, r.Started, r.Begun, r.Shadowed = rollout.Shadowing, rollout.StepReached, share, 0, true, true, false
 	}
 }
 

@@ -61,9 +61,9 @@ func (c *Controller) keepRelief(s site, state relief.State) {
 // admit tells anew what room each region has for those that lean on it. A region that is without a healthy endpoint, or
 // that needs relief itself, has none.
 func (c *Controller) admit(now time.Time) {
-	f := c.facts()
+	f, changed := c.facts(), false
 	for name, service := range c.set.Services {
-		capacity, leaning := map[string]float64{}, map[string]float64{}
+		capacity, leaning, unmeasured := map[string]float64{}, map[string]float64{}, map[string]bool{}
 		var by map[string][]string
 		for region := range c.set.Regions {
 			for _, n := range f.neighbours(service, region) {
@@ -72,13 +72,17 @@ func (c *Controller) admit(now time.Time) {
 				}
 				capacity[n.region] = n.capacity
 				leaning[n.region] += c.meter.demand(site{region, name}, now)
+				unmeasured[n.region] = unmeasured[n.region] || c.meter.perSecond(site{region, name}, now) < 0
 				by[n.region] = append(by[n.region], region)
 			}
 		}
 		for region := range c.set.Regions {
 			s := site{region, name}
 			if by[region] == nil {
-				delete(c.room, s)
+				if _, had := c.room[s]; had {
+					delete(c.room, s)
+					changed = true
+				}
 				continue
 			}
 			carries := capacity[region]
@@ -87,10 +91,22 @@ func (c *Controller) admit(now time.Time) {
 			}
 			before, known := c.room[s]
 			room := roomOf(carries, c.meter.demand(s, now), leaning[region], before, known)
+			if known && room > before && now.Sub(c.began) < unsure && (unmeasured[region] || c.meter.perSecond(s, now) < 0) {
+				continue
+			}
 			if !known || room != before {
-				c.room[s] = room
+				c.room[s], changed = room, true
 				c.outdate(by[region]...)
 			}
 		}
+	}
+	for s := range c.room {
+		if c.set.Regions[s.region] == nil || c.set.Services[s.service] == nil {
+			delete(c.room, s)
+			changed = true
+		}
+	}
+	if changed {
+		c.keep()
 	}
 }

@@ -56,6 +56,7 @@ type writer struct {
 
 	mu     sync.Mutex
 	halts  []rollout.Halt
+	kept   []byte // the newest; nil is none
 	jobs   map[place]job
 	order  []place
 	busy   bool
@@ -78,6 +79,14 @@ func newWriter(s *store.Store, name string, log *slog.Logger) *writer {
 func (w *writer) halt(h rollout.Halt) {
 	w.mu.Lock()
 	w.halts = append(w.halts, h)
+	w.mu.Unlock()
+	w.nudge()
+}
+
+// keep queues what plans are made of; it takes the turn of an older one.
+func (w *writer) keep(data []byte) {
+	w.mu.Lock()
+	w.kept = data
 	w.mu.Unlock()
 	w.nudge()
 }
@@ -172,6 +181,14 @@ func (w *writer) drain(ctx context.Context) bool {
 		leader := w.lead()
 		w.mu.Lock()
 		if len(w.order) == 0 {
+			if kept := w.kept; kept != nil && len(w.halts) == 0 { // after all that somebody waits for
+				w.kept = nil
+				w.mu.Unlock()
+				if !w.writeKept(ctx, kept) {
+					return false
+				}
+				continue
+			}
 			if len(w.halts) == 0 {
 				close(w.idle)
 				w.idle = make(chan struct{})
@@ -260,6 +277,26 @@ func (w *writer) write(ctx context.Context, leader *store.Leadership, j job) err
 	return nil
 }
 
+// writeKept reports whether the record is written; if not it is queued again, unless a newer one came.
+func (w *writer) writeKept(ctx context.Context, data []byte) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err := w.store.Keep(ctx, keptName, data)
+	if err == nil || errors.Is(err, store.ErrTooLarge) {
+		if err != nil {
+			w.log.Error("what plans are made of is not kept", "error", err)
+		}
+		return true
+	}
+	w.log.Warn("what plans are made of is not kept yet", "error", err)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.kept == nil {
+		w.kept = data
+	}
+	return false
+}
+
 func (w *writer) writeHalt(ctx context.Context, h rollout.Halt) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -341,7 +378,7 @@ func (w *writer) campaign(ctx context.Context) {
 func (w *writer) flush(ctx context.Context) error {
 	for {
 		w.mu.Lock()
-		empty, idle := len(w.order) == 0 && len(w.halts) == 0 && !w.busy, w.idle
+		empty, idle := len(w.order) == 0 && len(w.halts) == 0 && w.kept == nil && !w.busy, w.idle
 		w.mu.Unlock()
 		if empty {
 			return nil

@@ -25,8 +25,8 @@ const (
 	Abort Verb = "abort"
 	// Promote skips the remaining steps.
 	Promote Verb = "promote"
-	// Rollback takes a canary to zero, or a promoted region back to the version before; asked again, it goes on to the
-	// next of the rollout's fallbacks.
+	// Rollback takes a canary to zero, or a promoted region back to the version before; asked again of a region by its name,
+	// it goes on to the next of the rollout's fallbacks.
 	Rollback Verb = "rollback"
 	// Retry starts a halted, aborted or rolled-back region again, from the first step, as a new trial.
 	Retry Verb = "retry"
@@ -62,7 +62,9 @@ func (e *refusal) Unwrap() error { return ErrRefused }
 // Act does what a person asks for, and never raises a share: Step does, on fresh evidence. Abort and Rollback act in
 // every region that they can and report the others, so an error may come with a changed state. The other verbs act in
 // all regions that they should or in none.
-func Act(set *spec.Set, state State, a Action, now time.Time) (State, []Event, error) {
+//
+// Of in the guards of a promotion read what is known of a region beside the evidence: Saturated and the numbers of endpoints.
+func Act(set *spec.Set, state State, a Action, in map[string]Input, now time.Time) (State, []Event, error) {
 	t := newTurn(state, now)
 	d, missing := lookup(set, state.Rollout)
 	if missing == "" {
@@ -79,7 +81,7 @@ func Act(set *spec.Set, state State, a Action, now time.Time) (State, []Event, e
 	if len(a.Regions) > 0 {
 		targets = slices.Compact(slices.Sorted(slices.Values(a.Regions)))
 	}
-	do := t.verb(d, a, targets)
+	do := t.verb(d, a, in, targets)
 	if do == nil {
 		return state, nil, fmt.Errorf("%w verb %q: it is one of start, pause, resume, abort, promote, rollback, retry", ErrUnknown, a.Verb)
 	}
@@ -114,7 +116,7 @@ func Act(set *spec.Set, state State, a Action, now time.Time) (State, []Event, e
 }
 
 // verb returns what a verb does in one of the target regions, nil when there is no such verb.
-func (t *turn) verb(d documents, a Action, targets []string) func(string, *Region) error {
+func (t *turn) verb(d documents, a Action, in map[string]Input, targets []string) func(string, *Region) error {
 	switch a.Verb {
 	case Start:
 		return func(name string, r *Region) error { return t.start(name, r, a.Reason) }
@@ -125,9 +127,9 @@ func (t *turn) verb(d documents, a Action, targets []string) func(string, *Regio
 	case Abort:
 		return func(name string, r *Region) error { return t.abort(name, r, a.Reason) }
 	case Promote:
-		return func(name string, r *Region) error { return t.promoteByHand(d, name, r, a.Reason) }
+		return func(name string, r *Region) error { return t.promoteByHand(d, name, r, in[name], a.Reason) }
 	case Rollback:
-		return func(name string, r *Region) error { return t.rollback(d, name, r, a.Reason) }
+		return func(name string, r *Region) error { return t.rollback(d, name, r, a.Reason, len(a.Regions) > 0) }
 	case Retry:
 		return func(name string, r *Region) error { return t.retry(d, name, r, a.Reason, targets) }
 	}
@@ -180,14 +182,17 @@ func (t *turn) abort(name string, r *Region, why string) error {
 	return nil
 }
 
-func (t *turn) promoteByHand(d documents, name string, r *Region, why string) error {
+func (t *turn) promoteByHand(d documents, name string, r *Region, in Input, why string) error {
 	if r.Phase != Progressing && (r.Phase != Paused || r.Weight == 0) {
 		return elsewhere(r)
 	}
 	if age := t.now.Sub(r.SeenAt); age > d.policy.HoldAfter {
 		return &refusal{text: fmt.Sprintf("no fresh evidence for %v; it can be promoted when the region is watched again", age)}
 	}
-	if reason, message := alone(d, name, r, Input{}); reason != "" {
+	if in.Saturated {
+		return &refusal{text: "the region cannot keep up with what it has; it can be promoted when it does"}
+	}
+	if reason, message := alone(d, name, r, in); reason != "" {
 		return &refusal{text: fmt.Sprintf("%s cannot take everything (%s): %s", r.Version, reason, message)}
 	}
 	t.promote(name, r, PromotedByHand, why)

@@ -50,8 +50,8 @@ func alone(d documents, region string, r *Region, in Input) (Reason, string) {
 		return reason, "canary " + r.Version + ": " + message
 	}
 	canary, stable := endpoints(d.service, r.Version, region), endpoints(d.service, r.Stable.Version, region)
-	if in.CanaryEndpoints > 0 && in.StableEndpoints > 0 {
-		canary, stable = in.CanaryEndpoints, in.StableEndpoints
+	if in.CanaryEndpoints != 0 || in.StableEndpoints != 0 {
+		canary, stable = max(0, in.CanaryEndpoints), max(0, in.StableEndpoints)
 	}
 	if canary*int(spec.Whole) < stable*int(d.policy.MinEndpoints) {
 		return TooFewEndpoints, fmt.Sprintf("%s has %d endpoints here, %s has %d; the policy wants %s of them", r.Version, canary, r.Stable.Version, stable, d.policy.MinEndpoints)

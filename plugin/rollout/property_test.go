@@ -239,7 +239,7 @@ func (h *history) rose(set *spec.Set, region string, was, is Region, in Input) {
 func (h *history) act(a Action) {
 	before := h.state
 	text := asJSON(h.t, before)
-	after, events, err := Act(h.world.set(), before, a, h.now)
+	after, events, err := Act(h.world.set(), before, a, nil, h.now)
 	if text != asJSON(h.t, before) {
 		h.t.Fatal("Act changed the state that it was given")
 	}
@@ -379,7 +379,7 @@ func TestHaltsAreValuesOfTheState(t *testing.T) {
 		}
 	}
 	state, _ := Step(w.set(), name, State{}, nil, start)
-	state, _, err := Act(w.set(), state, Action{Verb: Start}, start)
+	state, _, err := Act(w.set(), state, Action{Verb: Start}, nil, start)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,8 +7,9 @@ import (
 )
 
 // rollback takes a region away from the version: to the last known-good one where it is promoted, to zero where it is a
-// canary. Asked of a region that was rolled back, it goes on to the next fallback.
-func (t *turn) rollback(d documents, name string, r *Region, why string) error {
+// canary. Asked by name of a region that was rolled back, it goes on to the next fallback; asked of all, it leaves that region
+// where it is, as somebody wanted it there.
+func (t *turn) rollback(d documents, name string, r *Region, why string, named bool) error {
 	switch r.Phase {
 	case Pending:
 		return elsewhere(r)
@@ -25,7 +26,7 @@ func (t *turn) rollback(d documents, name string, r *Region, why string) error {
 		}
 		r.leaveStable(to, t.now)
 	case RolledBack:
-		if len(d.rollout.Fallbacks) == 0 {
+		if !named || len(d.rollout.Fallbacks) == 0 {
 			return nil
 		}
 		to, err := target(d, name, r, fallbacks(d, r))

@@ -83,6 +83,7 @@ type player struct {
 	name   string
 	states map[string]State
 	kept   State
+	known  map[string]Input // of the last tick, for what a person asks
 	halts  []Halt
 	now    time.Time
 	said   strings.Builder
@@ -104,6 +105,7 @@ func (p *player) do(words []string) {
 			for region := range p.states[p.name].Regions {
 				in[region] = p.tickInput(region, words[2:])
 			}
+			p.known = in
 			p.step(in)
 		}
 	case "idle":
@@ -123,7 +125,7 @@ func (p *player) do(words []string) {
 				a.Regions = strings.Split(w, ",")
 			}
 		}
-		state, events, err := Act(p.world.set(), p.states[p.name], a, p.now)
+		state, events, err := Act(p.world.set(), p.states[p.name], a, p.known, p.now)
 		p.keep(state, events)
 		if err != nil {
 			for line := range strings.SplitSeq(err.Error(), "\n") {

@@ -117,7 +117,8 @@ type Trial struct {
 
 // Trial that the region is at.
 func (r Region) Trial() Trial {
-	return Trial{Digest: r.Digest, Attempt: r.Retries[r.Digest], Shadow: r.Shadow > 0}
+	// The stage and not the moment: what was seen of copies is remembered at zero, until they are made again.
+	return Trial{Digest: r.Digest, Attempt: r.Retries[r.Digest], Shadow: r.Begun && !r.Shadowed}
 }
 
 // Input is what is known of one region at one tick. The zero Input is no evidence.
@@ -140,7 +141,8 @@ type Input struct {
 	// Unwell: the region's own version errs more than its objective allows, by a burn rate; no other region begins on the
 	// word of this one.
 	Unwell bool `json:"unwell,omitempty"`
-	// CanaryEndpoints and StableEndpoints are how many there are in the region now, names resolved; 0 is what the documents say.
+	// CanaryEndpoints and StableEndpoints are how many there are in the region now, names resolved: negative is none, 0 is what
+	// the documents say.
 	CanaryEndpoints int `json:"canaryEndpoints,omitempty"`
 	StableEndpoints int `json:"stableEndpoints,omitempty"`
 }

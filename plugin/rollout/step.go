@@ -128,7 +128,7 @@ func (t *turn) fall(d documents, region string, r *Region, in Input) (gap time.D
 		t.retreat(region, r, AlreadyStable, r.Version+" serves as stable")
 		return gap, false
 	}
-	if !placed(d.version, region) {
+	if !placed(d.version, region) || in.CanaryEndpoints < 0 {
 		t.retreat(region, r, NoCanaryEndpoints, r.Version+" has no endpoint here")
 		return gap, false
 	}

@@ -72,7 +72,8 @@ type AdminServiceClient interface {
 	AbortRollout(ctx context.Context, in *AbortRolloutRequest, opts ...grpc.CallOption) (*AbortRolloutResponse, error)
 	// PromoteRollout makes the canary the stable version now, without the steps that are left.
 	PromoteRollout(ctx context.Context, in *PromoteRolloutRequest, opts ...grpc.CallOption) (*PromoteRolloutResponse, error)
-	// RollbackRollout takes the traffic back to the last known-good version.
+	// RollbackRollout takes the traffic back to the last known-good version; asked again of a region by its name, it goes on to
+	// the rollout's next fallback.
 	RollbackRollout(ctx context.Context, in *RollbackRolloutRequest, opts ...grpc.CallOption) (*RollbackRolloutResponse, error)
 	// RetryRollout clears a halt, so that the canary climbs again from the first step.
 	RetryRollout(ctx context.Context, in *RetryRolloutRequest, opts ...grpc.CallOption) (*RetryRolloutResponse, error)
@@ -353,7 +354,8 @@ type AdminServiceServer interface {
 	AbortRollout(context.Context, *AbortRolloutRequest) (*AbortRolloutResponse, error)
 	// PromoteRollout makes the canary the stable version now, without the steps that are left.
 	PromoteRollout(context.Context, *PromoteRolloutRequest) (*PromoteRolloutResponse, error)
-	// RollbackRollout takes the traffic back to the last known-good version.
+	// RollbackRollout takes the traffic back to the last known-good version; asked again of a region by its name, it goes on to
+	// the rollout's next fallback.
 	RollbackRollout(context.Context, *RollbackRolloutRequest) (*RollbackRolloutResponse, error)
 	// RetryRollout clears a halt, so that the canary climbs again from the first step.
 	RetryRollout(context.Context, *RetryRolloutRequest) (*RetryRolloutResponse, error)
