@@ -388,6 +388,26 @@ func TestACanaryLeavesStableAlone(t *testing.T) {
 	})
 }
 
+// A region that is relieved has stable's clusters made anew with lower limits, and none that a canary is in: they would
+// forget what they ejected.
+func TestReliefLeavesTheCanaryAlone(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in, v := someIntent(t, "shop"), someView(t)
+		relieved := in
+		relieved.Tight = &traffic.Limits{Connections: 5, Pending: 6, Requests: 7}
+		before, after := Clusters(in, v), Clusters(relieved, v)
+		for i := range after {
+			own := slices.Contains([]string{"stable", "remote"}, role(after[i].Name))
+			if own == proto.Equal(before[i], after[i]) {
+				t.Fatalf("%s: stable's: %v, the same: %v", after[i].Name, own, !own)
+			}
+			if limits := after[i].GetCircuitBreakers().GetThresholds(); own && (limits[0].GetMaxRequests().GetValue() != 7 || limits[1].GetMaxPendingRequests().GetValue() != 6) {
+				t.Fatalf("%s: %v", after[i].Name, limits)
+			}
+		}
+	})
+}
+
 // A weight is a value of the layer and nothing else, so that no other resource is sent when it changes.
 func TestALeasedWeightIsInTheLayerAlone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
