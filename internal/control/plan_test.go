@@ -145,8 +145,11 @@ func TestReliefTightensAndSheds(t *testing.T) {
 	c := still(set, in(rollOut(set, "shop", "eu"), "eu", progressing(5000)))
 	c.relief[site{"eu", "shop"}] = relief.State{Active: true}
 	eu, us := intentOf(planRegion(c.facts(), "eu"), "shop"), intentOf(planRegion(c.facts(), "us"), "shop")
-	equal(t, "limits in eu", eu.Limits, traffic.Limits{Connections: 512, Pending: 512, Requests: 50, Retries: 5})
-	equal(t, "limits in us", us.Limits, traffic.Limits{Requests: 100, Retries: 10})
+	declared := traffic.Limits{Requests: 100, Retries: 10}
+	equal(t, "limits of the canary in eu", eu.Limits, declared)
+	equal(t, "limits of stable in eu", eu.Tight, &traffic.Limits{Connections: 512, Pending: 512, Requests: 50, Retries: 5})
+	equal(t, "limits in us", us.Limits, declared)
+	equal(t, "limits of stable in us", us.Tight, (*traffic.Limits)(nil))
 	// A fifth of the half that stable has.
 	if eu.Failover.Shed != 1000 || eu.Failover.Admit != 10_000 {
 		t.Errorf("eu sheds %d and admits %d", eu.Failover.Shed, eu.Failover.Admit)
@@ -154,6 +157,10 @@ func TestReliefTightensAndSheds(t *testing.T) {
 	c.room[site{"us", "shop"}] = 1000
 	if f := intentOf(planRegion(c.facts(), "eu"), "shop").Failover; f.Shed != 500 || f.Admit != 0 {
 		t.Errorf("with room for a tenth eu sheds %d and admits %d", f.Shed, f.Admit)
+	}
+	s.Relief.Tighten = spec.Whole
+	if in := intentOf(planRegion(c.facts(), "eu"), "shop"); in.Tight != nil {
+		t.Errorf("limits that stay are cut to %+v", in.Tight)
 	}
 }
 
