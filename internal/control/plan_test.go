@@ -205,6 +205,11 @@ func TestZonesAndNames(t *testing.T) {
 	if names := c.serviceState(c.facts(), s, "eu", now).Names; len(names[1].Addresses) != 3 || names[1].Error != "" {
 		t.Errorf("allowed: %v", names)
 	}
+	// No host has them, whatever the documents allow: a DNS server answers so for a name that it blocks.
+	for _, bad := range []string{"0.0.0.0", "::", "::ffff:0.0.0.0", "239.0.0.1", "ff02::1"} {
+		c.resolved(map[string][]netip.Addr{"shop.eu.example": {netip.MustParseAddr(bad)}})
+		equal(t, bad, places(intentOf(planRegion(c.facts(), "eu"), "shop").Stable.Localities), []string{"0 eu/a ×3 w3", "0 eu/b ×3 w7"})
+	}
 	if n := c.facts().endpoints(s, "v1", "eu"); n != 6 {
 		t.Errorf("%d endpoints", n)
 	}
