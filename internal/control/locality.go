@@ -51,10 +51,11 @@ func (f *facts) localities(s *spec.Service, v *spec.Version, region string) []tr
 }
 
 // lawful reports whether an address may be an endpoint of the service in a region that it may reach: within the region's
-// networks, and not declared in a region that it may not reach. A name may say what nobody declared.
+// networks, and not declared in a region that it may not reach. A name may say what nobody declared, or answer with no
+// address of a host, as a DNS server does that blocks it.
 func (f *facts) lawful(s *spec.Service, in *spec.Region, ip netip.Addr, port uint32) bool {
 	ip = ip.Unmap()
-	if !in.Has(ip) {
+	if ip.IsUnspecified() || ip.IsMulticast() || !in.Has(ip) {
 		return false
 	}
 	for _, region := range f.where[netip.AddrPortFrom(ip, uint16(port))] {

@@ -3,6 +3,7 @@ package control
 import (
 	"math"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/aviary-mesh/aviary/plugin/relief"
@@ -107,7 +108,7 @@ func (g *gauge) take(arms []signal.Arm, now time.Time) says {
 			continue
 		case a.Region == "":
 			here += tries(a)
-			overflows += a.Overflows
+			overflows += a.Overflows + overLimit(a)
 			s.pending += a.Pending
 			s.inProgress += a.InProgress
 			if a.Version == g.lean.stable && a.Endpoints > 0 {
@@ -133,6 +134,19 @@ func tries(a signal.Arm) uint64 {
 	n := a.Overflows + a.ConnectFailures + a.Ejections
 	for _, o := range a.Outcomes {
 		n += o.Tries
+	}
+	return n
+}
+
+// overLimit counts the tries that the limit of requests refused: they had met an endpoint, and are outcomes.
+func overLimit(a signal.Arm) uint64 {
+	n := uint64(0)
+	for _, o := range a.Outcomes {
+		for flag := range strings.SplitSeq(o.Class.Flags, ",") {
+			if flag == "UO" {
+				n += o.Tries
+			}
+		}
 	}
 	return n
 }

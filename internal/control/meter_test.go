@@ -134,6 +134,36 @@ func TestOverflowsAreARate(t *testing.T) {
 	}
 }
 
+// The limit of requests is met at an endpoint: what it refuses has an outcome, and is one request.
+func TestRefusalsByTheLimitOfRequestsAreOverflows(t *testing.T) {
+	refused := func(region, flags string, shadow bool) signal.Arm {
+		return signal.Arm{Service: "shop", Version: "v1", Region: region, Shadow: shadow,
+			Outcomes: []signal.Outcome{{Class: signal.Class{Status: 503, GRPC: -1, Flags: flags}, Tries: 10}}}
+	}
+	for _, c := range []struct {
+		name string
+		arm  signal.Arm
+		want float64
+	}{
+		{"the flag alone", refused("", "UO", false), 5},
+		{"among others", refused("", "URX,UO", false), 5},
+		{"another one", refused("", "UOX", false), 0},
+		{"in another region", refused("us", "UO", false), 0},
+		{"a copy", refused("", "UO", true), 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newMeter()
+			m.take(signal.Flush{Proxy: "p", Region: "eu", Arms: []signal.Arm{c.arm}}, everything, now)
+			if got := m.sample(site{"eu", "shop"}, now).Overflows; got != c.want {
+				t.Errorf("%v a second, want %v", got, c.want)
+			}
+		})
+	}
+	if n := tries(refused("", "UO", false)); n != 10 {
+		t.Errorf("%d tries", n)
+	}
+}
+
 func TestWhatIsNotDeclaredIsNotMeasured(t *testing.T) {
 	m := newMeter()
 	m.take(signal.Flush{Proxy: "p", Region: "eu", Arms: []signal.Arm{tried("v1", "", 1)}}, func(s string) bool { return s != "shop" }, now)

@@ -44,8 +44,9 @@ func (f *facts) intent(s *spec.Service, region string) traffic.Intent {
 		in.Health = (*traffic.Health)(h)
 	}
 	f.beside(&in, s, region)
-	if f.relief[site{region, s.Name}].Active {
-		in.Limits = traffic.Limits(relief.Tighten(s.Relief, s.Limits))
+	if f.relief[site{region, s.Name}].Active && relief.Tightens(s.Relief) {
+		tight := traffic.Limits(relief.Tighten(s.Relief, s.Limits))
+		in.Tight = &tight
 	}
 	in.Failover = f.failover(s, region, in.Stable.Version, in.Weight)
 	return in

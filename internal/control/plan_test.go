@@ -145,8 +145,11 @@ func TestReliefTightensAndSheds(t *testing.T) {
 	c := still(set, in(rollOut(set, "shop", "eu"), "eu", progressing(5000)))
 	c.relief[site{"eu", "shop"}] = relief.State{Active: true}
 	eu, us := intentOf(planRegion(c.facts(), "eu"), "shop"), intentOf(planRegion(c.facts(), "us"), "shop")
-	equal(t, "limits in eu", eu.Limits, traffic.Limits{Connections: 512, Pending: 512, Requests: 50, Retries: 5})
-	equal(t, "limits in us", us.Limits, traffic.Limits{Requests: 100, Retries: 10})
+	declared := traffic.Limits{Requests: 100, Retries: 10}
+	equal(t, "limits of the canary in eu", eu.Limits, declared)
+	equal(t, "limits of stable in eu", eu.Tight, &traffic.Limits{Connections: 512, Pending: 512, Requests: 50, Retries: 5})
+	equal(t, "limits in us", us.Limits, declared)
+	equal(t, "limits of stable in us", us.Tight, (*traffic.Limits)(nil))
 	// A fifth of the half that stable has.
 	if eu.Failover.Shed != 1000 || eu.Failover.Admit != 10_000 {
 		t.Errorf("eu sheds %d and admits %d", eu.Failover.Shed, eu.Failover.Admit)
@@ -154,6 +157,10 @@ func TestReliefTightensAndSheds(t *testing.T) {
 	c.room[site{"us", "shop"}] = 1000
 	if f := intentOf(planRegion(c.facts(), "eu"), "shop").Failover; f.Shed != 500 || f.Admit != 0 {
 		t.Errorf("with room for a tenth eu sheds %d and admits %d", f.Shed, f.Admit)
+	}
+	s.Relief.Tighten = spec.Whole
+	if in := intentOf(planRegion(c.facts(), "eu"), "shop"); in.Tight != nil {
+		t.Errorf("limits that stay are cut to %+v", in.Tight)
 	}
 }
 
@@ -197,6 +204,11 @@ func TestZonesAndNames(t *testing.T) {
 	equal(t, "allowed", places(intentOf(planRegion(c.facts(), "eu"), "shop").Stable.Localities), []string{"0 eu/a ×3 w3", "0 eu/b ×3 w7"})
 	if names := c.serviceState(c.facts(), s, "eu", now).Names; len(names[1].Addresses) != 3 || names[1].Error != "" {
 		t.Errorf("allowed: %v", names)
+	}
+	// No host has them, whatever the documents allow: a DNS server answers so for a name that it blocks.
+	for _, bad := range []string{"0.0.0.0", "::", "::ffff:0.0.0.0", "239.0.0.1", "ff02::1"} {
+		c.resolved(map[string][]netip.Addr{"shop.eu.example": {netip.MustParseAddr(bad)}})
+		equal(t, bad, places(intentOf(planRegion(c.facts(), "eu"), "shop").Stable.Localities), []string{"0 eu/a ×3 w3", "0 eu/b ×3 w7"})
 	}
 	if n := c.facts().endpoints(s, "v1", "eu"); n != 6 {
 		t.Errorf("%d endpoints", n)

@@ -140,7 +140,7 @@ func TestReliefInALoop(t *testing.T) {
 	}
 	queue(10)
 	w.until("saturated", func() bool { return w.regionState("eu").GetSaturated() })
-	if in := w.intentIn("eu"); in.Failover.Shed != 0 || in.Limits.Requests != 100 {
+	if in := w.intentIn("eu"); in.Failover.Shed != 0 || in.Tight != nil {
 		t.Errorf("at the first sign: %+v", in)
 	}
 	for range 5 {
@@ -148,11 +148,11 @@ func TestReliefInALoop(t *testing.T) {
 	}
 	w.until("shedding", func() bool { return w.intentIn("eu").Failover.Shed > 0 })
 	// A fifth of what the canary leaves to stable.
-	if in := w.intentIn("eu"); in.Failover.Shed != (10_000-in.Weight)/5 || in.Limits.Requests != 50 {
-		t.Errorf("in relief: %+v, %+v", in.Failover, in.Limits)
+	if in := w.intentIn("eu"); in.Failover.Shed != (10_000-in.Weight)/5 || in.Limits.Requests != 100 || in.Tight == nil || in.Tight.Requests != 50 {
+		t.Errorf("in relief: %+v, %+v, %+v", in.Failover, in.Limits, in.Tight)
 	}
-	if in := w.intentIn("us"); in.Limits.Requests != 100 {
-		t.Errorf("us is relieved of what it has not: %+v", in.Limits)
+	if in := w.intentIn("us"); in.Tight != nil {
+		t.Errorf("us is relieved of what it has not: %+v", in.Tight)
 	}
 	if s := w.regionState("eu"); !s.GetTightened() || s.GetShed() != 2000 {
 		t.Errorf("the state says %v", s)
@@ -160,7 +160,7 @@ func TestReliefInALoop(t *testing.T) {
 	for range 7 {
 		queue(0)
 	}
-	w.until("back", func() bool { in := w.intentIn("eu"); return in.Failover.Shed == 0 && in.Limits.Requests == 100 })
+	w.until("back", func() bool { in := w.intentIn("eu"); return in.Failover.Shed == 0 && in.Tight == nil })
 }
 
 func TestNamesAreLookedUpAndHandedOver(t *testing.T) {

@@ -86,10 +86,14 @@ func New(cfg Config) *Resolver {
 
 // Watch makes these the names that are looked up. It never blocks. A name that is not among them is forgotten.
 func (r *Resolver) Watch(names []string) {
+	wanted := make(map[string]bool, len(names))
+	for _, n := range names {
+		wanted[n] = true
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for n, known := range r.names {
-		if !slices.Contains(names, n) {
+		if !wanted[n] {
 			if known.cancel != nil {
 				known.cancel()
 			}
@@ -163,15 +167,13 @@ func (r *Resolver) Run(ctx context.Context) {
 				lookups.Go(func() { r.follow(watched, n) })
 			}
 		}
-		changes, all := r.changes, map[string][]netip.Addr{}
-		news := changes != r.told
-		for _, n := range r.names {
-			if len(n.Addresses) > 0 {
-				all[n.Name] = slices.Clone(n.Addresses)
-			}
+		changes := r.changes
+		var all map[string][]netip.Addr
+		if changes != r.told {
+			all = r.addresses()
 		}
 		r.mu.Unlock()
-		if news {
+		if all != nil {
 			r.cfg.Sink(all)
 		}
 		r.mu.Lock()
@@ -180,6 +182,17 @@ func (r *Resolver) Run(ctx context.Context) {
 		r.turned = make(chan struct{})
 		r.mu.Unlock()
 	}
+}
+
+// addresses are those of every name that has any; r.mu is held.
+func (r *Resolver) addresses() map[string][]netip.Addr {
+	all := map[string][]netip.Addr{}
+	for _, n := range r.names {
+		if len(n.Addresses) > 0 {
+			all[n.Name] = slices.Clone(n.Addresses)
+		}
+	}
+	return all
 }
 
 // follow looks one name up again and again, until ctx ends.

@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -230,6 +232,73 @@ func TestWatchDoesNotWait(t *testing.T) {
 		r.Watch([]string{"a.test", fmt.Sprintf("%d.test", i)})
 	}
 	r.next(t, "a.test=10.0.0.1")
+}
+
+// Its work grows with the names, and not with their square: the control loop does nothing else meanwhile.
+func TestWatchOfManyNames(t *testing.T) {
+	const n = 50_000
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("%d.test", i)
+	}
+	idle := discovery.New(discovery.Config{Sink: func(map[string][]netip.Addr) {}})
+	idle.Watch(names)
+	began := time.Now()
+	idle.Watch(names)
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// A lookup without news makes no copy of all that is known.
+func TestNoNewsIsCheap(t *testing.T) {
+	many := make([]netip.Addr, 20_000)
+	for i := range many {
+		many[i] = netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+	}
+	const passes = 100
+	var asked, askedMany atomic.Int64
+	r := discovery.New(discovery.Config{
+		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
+			if name == "one.test" {
+				asked.Add(1)
+				return many[:1], nil
+			}
+			if askedMany.Add(1) > 1 { // the second lookup stays, as what it finds is a copy too
+				<-ctx.Done()
+			}
+			return many, ctx.Err()
+		},
+		Every: time.Millisecond, Timeout: time.Minute, Sink: func(map[string][]netip.Addr) {}, Log: slog.New(slog.DiscardHandler),
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		r.Run(ctx)
+	}()
+	defer func() {
+		stop()
+		<-ended
+	}()
+	until := func(what string, ok func() bool) {
+		for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal(what)
+			}
+		}
+	}
+	r.Watch([]string{"many.test", "one.test"})
+	until("many.test is not asked for twice", func() bool { return askedMany.Load() > 1 })
+	r.Settle(ctx)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	from := asked.Load()
+	until("one.test is not asked for again", func() bool { return asked.Load() >= from+passes })
+	runtime.ReadMemStats(&after)
+	if per := (after.TotalAlloc - before.TotalAlloc) / passes; per > uint64(len(many)) {
+		t.Errorf("%d bytes for a lookup without news", per)
+	}
 }
 
 func TestSettleWaitsForTheFirstLookupsAndTheSink(t *testing.T) {

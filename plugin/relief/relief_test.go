@@ -69,6 +69,10 @@ func play(t *testing.T, text string) string {
 					rule.After = duration(t, value)
 				case "until":
 					rule.Until = duration(t, value)
+				case "tighten":
+					if _, err := fmt.Sscanf(value, "%d", &rule.Tighten); err != nil {
+						t.Fatal(err)
+					}
 				default:
 					x := sample(t, w)
 					rule.Pending, rule.InProgress, rule.Overflows = rule.Pending+x.Pending, rule.InProgress+x.InProgress, rule.Overflows+x.Overflows
@@ -178,8 +182,11 @@ func TestAClockThatWasSetBackEndsNothingEarly(t *testing.T) {
 	if !s.Active {
 		t.Errorf("two seconds later: %+v", s)
 	}
-	if s = Step(rule, s, Sample{}, start.Add(-time.Hour+12*time.Second)); s.Active {
+	if s = Step(rule, s, Sample{}, start.Add(-time.Hour+12*time.Second)); s.Active || !s.Holds() {
 		t.Errorf("ten seconds without a sign: %+v", s)
+	}
+	if s = Step(rule, s, Sample{}, start.Add(-time.Hour+17*time.Second)); s.Holds() {
+		t.Errorf("settled: %+v", s)
 	}
 }
 

@@ -82,6 +82,9 @@ type Intent struct {
 	TesterHeader string
 	Health       *Health
 	Limits       Limits
+	// Tight are the limits of stable, here and elsewhere, while the region is relieved; nil: Limits. The canary and its copies
+	// keep Limits.
+	Tight *Limits
 }
 
 // Failover is stable in other regions.

@@ -135,6 +135,7 @@ func TestStatistics(t *testing.T) {
 		"cluster.cart/stable/v1.upstream_rq_active":                         "cart/stable/v1",
 		"cluster.cart/stable/v1.2.upstream_rq_pending_active":               "cart/stable/v1.2",
 		"cluster.cart/remote/v1.outlier_detection.ejections_enforced_total": "cart/remote/v1",
+		"cluster.cart/shed/v1.upstream_rq_pending_overflow":                 "cart/shed/v1",
 		"cluster.cart/shadow/v2.upstream_rq_max_duration_reached":           "cart/shadow/v2",
 		"cluster.cart/shadow/v2.upstream_rq_timeout":                        "cart/shadow/v2",
 		"cluster.cart/stable/v1.upstream_rq_timeout":                        "",

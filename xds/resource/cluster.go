@@ -48,6 +48,7 @@ func Clusters(in traffic.Intent, v View) []*clusterv3.Cluster {
 
 func stableCluster(in traffic.Intent, v View) *clusterv3.Cluster {
 	c := endpointsCluster(in, StableCluster(in.Service, in.Stable.Version), v, in.Stable.Localities)
+	tighten(c, in, v)
 	// Never more than half is ejected, and never the only one. Envoy counts the endpoint to be ejected: under 50 % two would
 	// never lose one.
 	c.OutlierDetection = ejectDown(50)
@@ -180,6 +181,14 @@ func breakers(l traffic.Limits, v View) *clusterv3.CircuitBreakers {
 	high := proto.CloneOf(t)
 	high.Priority = corev3.RoutingPriority_HIGH
 	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{t, high}}
+}
+
+// tighten gives one of stable's clusters the limits of a region that is relieved. The canary's are left alone: a cluster that
+// is edited forgets what it ejected.
+func tighten(c *clusterv3.Cluster, in traffic.Intent, v View) {
+	if in.Tight != nil {
+		c.CircuitBreakers = breakers(*in.Tight, v)
+	}
 }
 
 func limit(n uint32) *wrapperspb.UInt32Value {

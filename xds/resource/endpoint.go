@@ -26,6 +26,9 @@ func Assignments(in traffic.Intent, v View) []*endpointv3.ClusterLoadAssignment 
 		}
 		stable = append(stable, ranked(in.Failover.Localities, next, "")...)
 	}
+	if v.GRPC {
+		stable = distinct(stable)
+	}
 	all := []*endpointv3.ClusterLoadAssignment{assignment(in, StableCluster(in.Service, in.Stable.Version), in.Stable.Version, stable)}
 	if v.failsOver(in) {
 		all = append(all, assignment(in, RemoteCluster(in.Service, in.Stable.Version), in.Stable.Version,
@@ -35,6 +38,9 @@ func Assignments(in traffic.Intent, v View) []*endpointv3.ClusterLoadAssignment 
 		return all
 	}
 	localities := leaning(in.Canary.Localities, zone)
+	if v.GRPC {
+		localities = distinct(localities)
+	}
 	canary := assignment(in, CanaryCluster(in.Service, in.Canary.Version), in.Canary.Version, localities)
 	for _, group := range canary.Endpoints {
 		for _, e := range group.LbEndpoints {

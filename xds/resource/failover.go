@@ -27,6 +27,7 @@ func failOverFrom(c *clusterv3.Cluster) {
 func remoteCluster(in traffic.Intent, v View) *clusterv3.Cluster {
 	c := endpointsCluster(in, RemoteCluster(in.Service, in.Stable.Version), v, in.Failover.Localities)
 	failOverFrom(c)
+	tighten(c, in, v)
 	return c
 }
 

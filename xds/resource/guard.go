@@ -26,7 +26,7 @@ import (
 // intents, and shares no code with what made the messages but the shape of clusters' names, so that a mistake there does
 // not get past it. The error joins every violation, each with its resource, service and address; nil is none.
 //
-//   - Every endpoint is an IP address of the own region or of one that the service may reach, within that region's networks,
+//   - Every endpoint is a host's IP address of the own region or of one that the service may reach, within that region's networks,
 //     and not known to be anywhere else. Those of a canary and of a shadow are in the own region.
 //   - Every cluster has its endpoints from a load assignment that is here, or is an aggregate of clusters that are here.
 //   - Every cluster that a route, a split or a mirror names is here; the shadow answers nobody.
@@ -207,6 +207,9 @@ func (g *guard) allowed(bounds traffic.Bounds, role, region string, a *corev3.Ad
 		}
 	}
 	ip = ip.Unmap()
+	if ip.IsUnspecified() || ip.IsMulticast() {
+		return at, "it is not the address of a host"
+	}
 	networks, reachable := bounds.Others[region]
 	switch {
 	case region == g.region && bounds.Closed:

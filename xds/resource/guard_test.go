@@ -206,6 +206,14 @@ func TestTheGuardRefuses(t *testing.T) {
 		{"a name", func(g *guarded) {
 			g.endpoint("shop/stable/v1").GetEndpoint().Address = socketAddress("shop.example", 80)
 		}, []string{"shop.example:80 in region eu-west: it is not an IP address and port"}},
+		{"no host", func(g *guarded) {
+			g.bounds(func(b *traffic.Bounds) { b.Own = nil })
+			g.endpoint("shop/stable/v1").GetEndpoint().Address = socketAddress("0.0.0.0", 80)
+			g.endpoint("shop/canary/v2").GetEndpoint().Address = socketAddress("::ffff:0.0.0.0", 80)
+			g.endpoint("shop/shadow/v2").GetEndpoint().Address = socketAddress("::", 80)
+			g.endpoint("shop/remote/v1").GetEndpoint().Address = socketAddress("239.0.0.1", 80)
+		}, []string{"0.0.0.0:80 in region eu-west: it is not the address of a host", "[::ffff:0.0.0.0]:80 in region eu-west: it is not the",
+			"[::]:80 in region eu-west: it is not the", "239.0.0.1:80 in region eu-north: it is not the"}},
 		{"a pipe", func(g *guarded) {
 			g.endpoint("shop/stable/v1").GetEndpoint().Address = &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: "/run/shop"}}}
 		}, []string{"/run/shop", "it is not an IP address and port"}},

@@ -50,6 +50,20 @@ func leaning(all []traffic.Locality, zone string) []traffic.Locality {
 	return all
 }
 
+// distinct keeps the first of endpoints with one address: gRPC clients refuse an assignment that has it twice.
+func distinct(all []traffic.Locality) []traffic.Locality {
+	seen := map[traffic.Endpoint]bool{}
+	out := slices.Clone(all)
+	for i := range out {
+		out[i].Endpoints = slices.DeleteFunc(slices.Clone(out[i].Endpoints), func(e traffic.Endpoint) bool {
+			twice := seen[e]
+			seen[e] = true
+			return twice
+		})
+	}
+	return out
+}
+
 // far is 1 in another zone than the one to keep to, if there is one.
 func far(l traffic.Locality, zone string) int {
 	if zone == "" || l.Zone == zone {

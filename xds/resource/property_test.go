@@ -2,6 +2,7 @@ package resource
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -386,6 +387,70 @@ func TestACanaryLeavesStableAlone(t *testing.T) {
 			t.Fatal("stable's cluster is another one beside a canary")
 		}
 	})
+}
+
+// A region that is relieved has stable's clusters made anew with lower limits, and none that a canary is in: they would
+// forget what they ejected.
+func TestReliefLeavesTheCanaryAlone(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in, v := someIntent(t, "shop"), someView(t)
+		relieved := in
+		relieved.Tight = &traffic.Limits{Connections: 5, Pending: 6, Requests: 7}
+		before, after := Clusters(in, v), Clusters(relieved, v)
+		for i := range after {
+			own := slices.Contains([]string{"stable", "remote"}, role(after[i].Name))
+			if own == proto.Equal(before[i], after[i]) {
+				t.Fatalf("%s: stable's: %v, the same: %v", after[i].Name, own, !own)
+			}
+			if limits := after[i].GetCircuitBreakers().GetThresholds(); own && (limits[0].GetMaxRequests().GetValue() != 7 || limits[1].GetMaxPendingRequests().GetValue() != 6) {
+				t.Fatalf("%s: %v", after[i].Name, limits)
+			}
+		}
+	})
+}
+
+// A gRPC client refuses an assignment that has an address twice, wherever it is.
+func TestAGRPCClientIsGivenAnAddressOnce(t *testing.T) {
+	at := func(region, zone string, priority uint32, hosts ...string) traffic.Locality {
+		l := traffic.Locality{Region: region, Zone: zone, Priority: priority}
+		for _, host := range hosts {
+			l.Endpoints = append(l.Endpoints, traffic.Endpoint{Host: host, Port: 80})
+		}
+		return l
+	}
+	in := traffic.Intent{
+		Service:  "shop",
+		Stable:   traffic.Arm{Version: "v1", Localities: []traffic.Locality{at("eu-west", "a", 0, "10.0.0.1", "10.0.0.2"), at("eu-west", "b", 0, "10.0.0.2", "10.0.0.3")}},
+		Canary:   &traffic.Arm{Version: "v2", Localities: []traffic.Locality{at("eu-west", "a", 0, "10.0.0.9"), at("eu-west", "b", 0, "10.0.0.9")}},
+		Failover: &traffic.Failover{Admit: traffic.Whole, Localities: []traffic.Locality{at("eu-north", "a", 0, "10.0.0.3", "10.64.0.1")}},
+	}
+	var got []string
+	for _, a := range Assignments(in, View{GRPC: true, Weights: InRoutes}) {
+		for _, group := range a.Endpoints {
+			var hosts []string
+			for _, e := range group.LbEndpoints {
+				hosts = append(hosts, e.GetEndpoint().GetAddress().GetSocketAddress().GetAddress())
+			}
+			got = append(got, fmt.Sprint(role(a.ClusterName), group.Priority, group.LoadBalancingWeight.GetValue(), hosts))
+		}
+	}
+	want := []string{"stable0 2 [10.0.0.1 10.0.0.2]", "stable0 1 [10.0.0.3]", "stable1 1 [10.64.0.1]", "canary0 1 [10.0.0.9]", "canary0 1 []"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if n := len(in.Stable.Localities[1].Endpoints); n != 2 {
+		t.Errorf("the plan has %d endpoints left", n)
+	}
+}
+
+// A tester who names stable goes past the split, and so past what bounds the failover.
+func TestTestersOfStableDoNotOverrunTheOthers(t *testing.T) {
+	for admit, want := range map[uint32]string{0: "shop/stable/v1", 9500: "shop/stable/v1", traffic.Whole: "shop/everywhere/v1"} {
+		in := traffic.Intent{Service: "shop", TesterHeader: "x-version", Stable: traffic.Arm{Version: "v1"}, Failover: &traffic.Failover{Admit: admit}}
+		if got := testers(in, View{})[0].GetRoute().GetCluster(); got != want {
+			t.Errorf("admitting %d they go to %s", admit, got)
+		}
+	}
 }
 
 // A weight is a value of the layer and nothing else, so that no other resource is sent when it changes.

@@ -113,7 +113,7 @@ func testers(in traffic.Intent, v View) []*routev3.Route {
 		}
 	}
 	stable := StableCluster(in.Service, in.Stable.Version)
-	if v.failsOver(in) {
+	if v.failsOver(in) && in.Failover.Admit >= traffic.Whole { // one route has no part to admit: it is all or nothing
 		stable = EverywhereCluster(in.Service, in.Stable.Version)
 	}
 	all := []*routev3.Route{named(in.Stable.Version, stable)}

@@ -21,7 +21,7 @@
 // Whose a cluster's gauges and counters are, by its role:
 //
 //	stable, canary         the version's
-//	arm, everywhere        the version's; aggregates, which have none but for what never reached a cluster in them
+//	arm, everywhere, shed  the version's; aggregates, which have none but for what never reached a cluster in them
 //	remote                 signal.Elsewhere's: its endpoints are in several regions. Its tries say in which one
 //	shadow                 the version's shadow's
 //

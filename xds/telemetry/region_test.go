@@ -86,6 +86,7 @@ func TestRoles(t *testing.T) {
 		// Aggregates have the endpoints of others.
 		{"arm", signal.Arm{InProgress: 1, Pending: 2, Overflows: 3, Ejections: 4}},
 		{"everywhere", signal.Arm{InProgress: 1, Pending: 2, Overflows: 3, Ejections: 4}},
+		{"shed", signal.Arm{InProgress: 1, Pending: 2, Overflows: 3, Ejections: 4}},
 		{"remote", signal.Arm{Region: signal.Elsewhere, InProgress: 1, Pending: 2, Endpoints: 9, Healthy: 8, Ejected: 7, Overflows: 3, Ejections: 4}},
 		{"shadow", signal.Arm{Shadow: true, InProgress: 1, Pending: 2, Endpoints: 9, Healthy: 8, Ejected: 7, Overflows: 3, Ejections: 4}},
 	} {

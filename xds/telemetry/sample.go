@@ -181,7 +181,7 @@ func (g *gauges) add(stat, role string, n uint64) {
 		g.inProgress += n
 	case stat == "upstream_rq_pending_active":
 		g.pending += n
-	case role == "arm" || role == "everywhere":
+	case role == "arm" || role == "everywhere" || role == "shed":
 	case stat == "membership_total":
 		g.endpoints = max(g.endpoints, n)
 	case stat == "membership_healthy":
@@ -209,7 +209,7 @@ func splitCluster(name string) (arm armKey, role string, ok bool) {
 	}
 	arm = armKey{service: service, version: version}
 	switch role {
-	case "stable", "canary", "arm", "everywhere":
+	case "stable", "canary", "arm", "everywhere", "shed":
 	case "remote":
 		arm.region = signal.Elsewhere
 	case "shadow":
