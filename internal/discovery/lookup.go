@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 )
@@ -31,5 +32,12 @@ func lookup(at func(server string) string) Lookup {
 		}
 		return conn, err
 	}}
-	return func(ctx context.Context, host string) ([]netip.Addr, error) { return r.LookupNetIP(ctx, "ip", host) }
+	return func(ctx context.Context, host string) ([]netip.Addr, error) {
+		found, err := r.LookupNetIP(ctx, "ip", host)
+		var failed *net.DNSError
+		if errors.As(err, &failed) && failed.Server != "" {
+			failed.Server = at(failed.Server) // the one that was asked
+		}
+		return found, err
+	}
 }

@@ -141,7 +141,7 @@ func (t *turn) start(name string, r *Region, why string) error {
 	case r.Phase != Pending || r.Started:
 		return elsewhere(r)
 	case r.serves():
-		return &refusal{text: r.Version + " serves as stable already; name another version in the rollout"}
+		return &refusal{text: r.Version + " serves as stable already; name another version in the rollout, or the other regions alone"}
 	}
 	r.Started, t.state.Started = true, true
 	t.move(name, r, Pending, 0, Started, why)

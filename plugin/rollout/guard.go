@@ -54,7 +54,7 @@ func alone(d documents, region string, r *Region, in Input) (Reason, string) {
 		canary, stable = max(0, in.CanaryEndpoints), max(0, in.StableEndpoints)
 	}
 	if canary*int(spec.Whole) < stable*int(d.policy.MinEndpoints) {
-		return TooFewEndpoints, fmt.Sprintf("%s has %d endpoints here, %s has %d; the policy wants %s of them", r.Version, canary, r.Stable.Version, stable, d.policy.MinEndpoints)
+		return TooFewEndpoints, fmt.Sprintf("%s has %d of the %d endpoints that %s has here; the policy wants %s", r.Version, canary, stable, r.Stable.Version, d.policy.MinEndpoints)
 	}
 	return "", ""
 }

@@ -106,9 +106,9 @@ func (t *turn) done(d documents, w wave) (Reason, string) {
 	need := max(1, (count*int(require)+int(spec.Whole)-1)/int(spec.Whole))
 	if len(promoted) < need {
 		if waits == "" {
-			waits = "every region of it is stopped"
+			waits = "every region of it is stopped: retry one"
 		}
-		return WaitingForWave, fmt.Sprintf("%s; %d of %d regions serve the version, %d are needed", waits, len(promoted), count, need)
+		return WaitingForWave, fmt.Sprintf("%s; %d of %d regions serve the version, the wave needs %d", waits, len(promoted), count, need)
 	}
 	for _, r := range promoted {
 		if gap := t.now.Sub(r.SeenAt); gap > d.policy.HoldAfter {

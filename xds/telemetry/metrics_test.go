@@ -103,6 +103,34 @@ func TestSeriesThatCameBack(t *testing.T) {
 	}
 }
 
+// A control plane that comes up beside proxies that ran for long sees counters for the first time that are not new.
+func TestSeriesThatWereLeftOutWhenWeBegan(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		uptime float64
+		later  time.Duration
+		want   uint64
+	}{
+		{"a proxy that runs for long", 3600, time.Second, 2},
+		{"a proxy that just started leaves none out", 5, time.Second, 5000},
+		{"so much later that the old one is gone", 3600, keepIdle + time.Second, 5000},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			s := w.open("p")
+			s.send(at(5000, gauge("server.uptime", c.uptime), count200("v1", 1))...)
+			w.pass(c.later)
+			came := latencies("aviary.try_us", class("v2", "200", "", "-"), 10, 20)
+			none := latencies("aviary.try_us", class("v2", "200", "", "-"))
+			got := outcomes(s.send(at(5001, gauge("server.uptime", c.uptime+1), count200("v1", 1), count200("v2", 5000), came)...), "v2")[ok200]
+			got += outcomes(s.send(at(5002, gauge("server.uptime", c.uptime+2), count200("v1", 1), count200("v2", 5000), none)...), "v2")[ok200]
+			if got != c.want {
+				t.Errorf("%d tries, want %d", got, c.want)
+			}
+		})
+	}
+}
+
 func TestRestartedSidecar(t *testing.T) {
 	for _, c := range []struct {
 		name   string

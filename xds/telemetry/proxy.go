@@ -28,6 +28,10 @@ type proxy struct {
 	at      time.Time
 	stamp   int64
 	started int64
+	// since is when there was nothing to compare with last; idle is whether the proxy may have left a counter out then that it
+	// still had.
+	since time.Time
+	idle  bool
 	// generation counts flushes; the messages of one flush share it.
 	generation uint64
 	series     map[key]*series
@@ -95,6 +99,7 @@ func (p *proxy) begin(fresh bool, now time.Time, m *sample) (span time.Duration,
 	}
 	if !known {
 		p.series, p.held, p.connections = map[key]*series{}, nil, nil
+		p.since, p.idle = now, m.uptime >= leftOut
 		clear(p.late[:])
 	} else {
 		// Two messages of one flush, or one that came twice, must not look like two flushes at one time.
@@ -219,7 +224,9 @@ func (p *proxy) count(m *sample, arms *arms, known, fresh bool) {
 // latencies are how many came with it.
 //
 // Envoy leaves a counter that was idle out of its flushes (see stats_eviction_interval), and after as long again it drops
-// it. One that comes back may thus go on from where it was, or from 0; more latencies than the first would allow tell.
+// it. One that comes back may thus go on from where it was, or from 0; more latencies than the first would allow tell. One that
+// was left out when we began to listen is new to us with all that it ever counted: of it only what has a latency in this
+// flush is new for sure.
 func (p *proxy) step(k key, n, latencies uint64) (d uint64, first bool) {
 	c := p.series[k]
 	switch {
@@ -229,7 +236,9 @@ func (p *proxy) step(k key, n, latencies uint64) (d uint64, first bool) {
 		}
 		c = &series{}
 		p.series[k] = c
-		d = n
+		if d = n; p.idle && (k.kind == tries || k.kind == cutRequests) && p.at.Sub(p.since) <= keepIdle {
+			d = min(n, latencies)
+		}
 	case c.generation == p.generation:
 		return 0, false
 	case n < c.total, c.generation+1 < p.generation && latencies > n-c.total:

@@ -46,6 +46,7 @@ const (
 	maxProxies   = 100_000
 	forgetAfter  = 10 * time.Minute // since the last report of a proxy that has no stream
 	keepIdle     = 30 * time.Minute // a counter that the proxy leaves out: far longer than it keeps it itself
+	leftOut      = 60               // seconds that a counter must lie idle before the proxy leaves it out (xds/bootstrap)
 	catchUpLimit = time.Minute      // a longer silence is not made up for: its tries were under other weights
 )
 
