@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aviary-mesh/aviary/internal/store"
@@ -185,8 +186,9 @@ func (c *Controller) moved(region string, from, to rollout.Region) {
 // settleSaved adopts a rise that was written, or forgets one that was refused.
 func (c *Controller) settleSaved(s saved) {
 	if len(s.halts) > 0 {
-		next := rollout.Join(c.states[s.rollout], s.halts)
-		c.settle(next, nil, nil, nil)
+		before := c.states[s.rollout]
+		next := rollout.Join(before, s.halts)
+		c.settle(next, halted(before, next, c.cfg.Now()), nil, nil)
 		c.publish()
 	}
 	r, ok := c.rising[s.place]
@@ -272,15 +274,36 @@ func (c *Controller) shareHalts() {
 			}
 			for _, h := range rollout.Halts(of) {
 				if h.Attempt >= of.Regions[h.Region].Retries[h.Digest] && state.Regions[h.Region].Phase == rollout.Pending {
+					if !strings.HasPrefix(h.Message, judgedAs) {
+						h.Message = judgedAs + other + ": " + h.Message
+					}
 					h.Rollout = name
 					known = append(known, h)
 				}
 			}
 		}
 		if len(known) > 0 {
-			c.settle(rollout.Join(state, known), nil, nil, nil)
+			next := rollout.Join(state, known)
+			c.settle(next, halted(state, next, c.cfg.Now()), nil, nil)
 		}
 	}
+}
+
+// judgedAs begins the message of a halt that another rollout of the build was given.
+const judgedAs = "judged as rollout "
+
+// halted tells of the regions that a Join halted.
+func halted(before, after rollout.State, now time.Time) []rollout.Event {
+	var events []rollout.Event
+	for _, region := range slices.Sorted(maps.Keys(after.Regions)) {
+		was, is := before.Regions[region], after.Regions[region]
+		if is.Phase == rollout.Halted && was.Phase != rollout.Halted {
+			events = append(events, rollout.Event{
+				At: now.UTC(), Rollout: after.Rollout, Region: region, Reason: is.Reason, From: was.Phase, To: is.Phase, Message: is.Message,
+			})
+		}
+	}
+	return events
 }
 
 // announce wakes whoever waits for a change of a state.
