@@ -43,10 +43,16 @@ func (b *builder) endpointsFit(p *Parsed, path string, endpoints []*aviaryv1.End
 			b.fault(p, fmt.Sprintf("%s.endpoints[%d].zone", path, k), "no zone %q in region %s%s",
 				clip(e.GetZone()), region.Name, instead(e.GetZone(), region.Zones))
 		}
-		// What a name stands for is checked whenever it is resolved.
-		if a, err := parseAddress(e.GetAddress()); err == nil && a.ip.IsValid() && !region.Has(a.ip) {
-			b.fault(p, fmt.Sprintf("%s.endpoints[%d].address", path, k), "expected an address in a network of region %s, found %s; networks: %s",
-				region.Name, a.ip, region.networks())
+		a, err := parseAddress(e.GetAddress())
+		field := fmt.Sprintf("%s.endpoints[%d].address", path, k)
+		switch {
+		case err != nil:
+		case a.ip.IsValid() && !region.Has(a.ip):
+			b.fault(p, field, "expected an address in a network of region %s, found %s; networks: %s", region.Name, a.ip, region.networks())
+		// What a name stands for is checked whenever it is resolved; without networks there is nothing to hold it against.
+		case !a.ip.IsValid() && len(p.service.Residency) > 0 && len(region.Networks) == 0:
+			b.fault(p, field, "expected an IP address, or networks of region %s, as the service has a residency and a name may stand for any address, found %s",
+				region.Name, clip(a.host))
 		}
 	}
 }

@@ -87,7 +87,7 @@ func (s *Service) names() []string {
 }
 
 // policyServes: a rollout could never go on in a region without a wave, nor anywhere when a region too many has to have
-// one version alone.
+// one version alone, or when a shadow waits for copies of a service that has none.
 func (b *builder) policyServes(p *Parsed, policy *Policy) {
 	regions := b.regionsOf(p)
 	var without []string
@@ -103,6 +103,10 @@ func (b *builder) policyServes(p *Parsed, policy *Policy) {
 	if n := len(regions); n > 0 && policy.MinRegions >= n {
 		b.fault(p, "spec.policy", "expected a policy whose minAvailability.regions is less than the regions of the rollout, which are %d, found %s, where it is %d",
 			n, policy.Name, policy.MinRegions)
+	}
+	if s := b.services[p.rollout.Service]; policy.Shadow != nil && s != nil && !s.broken() && len(s.service.Mirror.Methods) == 0 {
+		b.fault(p, "spec.policy", "expected a policy without a shadow, as service %s has no mirror.methods that may be copied, found %s, which has one; name methods in mirror.methods of the service",
+			p.rollout.Service, policy.Name)
 	}
 }
 
