@@ -36,9 +36,9 @@ func rehearse(t *testing.T, args ...string) (lab.Record, string, int) {
 	return records[0], talk.String(), cmd.ProcessState.ExitCode()
 }
 
-// TestScenarios plays every scenario in the long runs, else the demo alone.
+// TestScenarios plays every scenario in the long runs, else the demo and one of each kind.
 func TestScenarios(t *testing.T) {
-	names := []string{"demo"}
+	names := []string{"demo", "halt-stop", "bad-dependency", "failover-part", "shadow", "rollback"}
 	if os.Getenv("AVIARY_LONG") != "" {
 		names = lab.Scenarios()
 	}
