@@ -48,6 +48,7 @@ type content struct {
 // assembly is a build in the making.
 type assembly struct {
 	*build
+	before  *build
 	changed map[string]change
 	// doors are shared by views that differ in nothing but the zone.
 	doors map[resource.View][]*ads.Resource
@@ -56,12 +57,13 @@ type assembly struct {
 // assemble makes and checks the resources of a plan for views. What does not differ from the build before is taken over,
 // so that the work is that of what changed.
 func assemble(e edition, views map[string]resource.View, before *build) (*build, error) {
-	a := &assembly{
-		build: &build{edition: e, bundles: map[bundleName]bundle{}, views: map[string]*content{}},
-		doors: map[resource.View][]*ads.Resource{},
-	}
 	if before == nil {
 		before = &build{}
+	}
+	a := &assembly{
+		build:  &build{edition: e, bundles: map[bundleName]bundle{}, views: map[string]*content{}},
+		before: before,
+		doors:  map[resource.View][]*ads.Resource{},
 	}
 	a.changed = changes(before.edition, e)
 	for name, b := range before.bundles {
@@ -118,8 +120,7 @@ func (a *assembly) content(v resource.View, intents []traffic.Intent) (*content,
 
 // door makes the listeners and routes of a view, unless one that differs in nothing but the zone has them already.
 func (a *assembly) door(v resource.View, outline []proto.Message, services []string) ([]*ads.Resource, error) {
-	anywhere := v
-	anywhere.Zone = ""
+	anywhere := zoneless(v)
 	if made, ok := a.doors[anywhere]; ok {
 		return made, nil
 	}
@@ -163,7 +164,7 @@ func (a *assembly) bundle(in traffic.Intent, v resource.View) (bundle, error) {
 		all = append(all, e)
 		b.outline = append(b.outline, &endpointv3.ClusterLoadAssignment{ClusterName: e.ClusterName})
 	}
-	if err := resource.Check(a.plan.Charter, a.plan.Region, all...); err != nil {
+	if err := resource.Check(a.charter(in.Service), a.plan.Region, all...); err != nil {
 		return bundle{}, err
 	}
 	var err error
@@ -171,6 +172,22 @@ func (a *assembly) bundle(in traffic.Intent, v resource.View) (bundle, error) {
 		a.bundles[name] = b
 	}
 	return b, err
+}
+
+// charter is what a service is checked against. Stable may have as few endpoints as it has in the good plan: keeping that
+// one would help nobody, and where there is none nobody would be given anything.
+func (a *assembly) charter(service string) traffic.Charter {
+	b, ok := a.plan.Charter[service]
+	if !ok {
+		return nil
+	}
+	good, _ := intent(a.before.plan, service)
+	have := 0
+	for _, l := range good.Stable.Localities {
+		have += len(l.Endpoints)
+	}
+	b.MinEndpoints = min(b.MinEndpoints, have)
+	return traffic.Charter{service: b}
 }
 
 // doors are the listeners and routes of a view.

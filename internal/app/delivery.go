@@ -32,7 +32,7 @@ type delivery struct {
 	log *slog.Logger
 	// builds is how long the builds of each region take.
 	builds *prometheus.HistogramVec
-	// building is called by a region's worker before each build; for tests.
+	// building is called by a region's worker before each build, and before it makes routes with less; for tests.
 	building func(region string)
 
 	workers sync.WaitGroup
@@ -113,6 +113,9 @@ func (d *delivery) identify(ctx context.Context, node *corev3.Node) (ads.Client,
 	r := d.region(id.region)
 	if r == nil {
 		return ads.Client{}, fmt.Errorf("region %q is not declared", id.region)
+	}
+	if !hasZone(r.current().plan, view.Zone) {
+		view.Zone = "" // clients name what zones they like, and each would be a view for good
 	}
 	name := fmt.Sprintf("%s/%s%s", id.region, id.service, kind(view))
 	r.see(name, view)

@@ -309,6 +309,81 @@ func TestASlowBuildHoldsUpNothingElse(t *testing.T) {
 	}
 }
 
+// While the routes of a build are made with less, whoever takes away still more does not wait for them, and they do not give
+// it back.
+func TestRoutesWithLessHoldUpNothing(t *testing.T) {
+	r := deliver(t)
+	r.Publish(within("eu", "10.0.1.1", 1000), false)
+	r.clients("eu")
+	times := 0
+	r.building = func(string) {
+		switch times++; times {
+		case 1: // the build of the edit
+			r.Publish(within("eu", "10.0.1.2", 500), true)
+		case 2: // the routes with 500; under the lock this would never return
+			r.Publish(within("eu", "10.0.1.2", 100), true)
+		}
+	}
+	from := r.out.len()
+	r.Publish(within("eu", "10.0.1.2", 1000), false)
+	r.settle("eu")
+	r.expect("in the end", within("eu", "10.0.1.2", 0), 100)
+	if times < 3 {
+		t.Errorf("the worker makes routes %d times, with the build", times)
+	}
+	for _, e := range r.out.of("eu/unleased", from) {
+		for _, weight := range []uint32{1000, 500} {
+			if e.snapshot.Get(ads.Route, "egress").Version() == routesOf(t, within("eu", "10.0.1.2", weight)) && e.urgency == ads.Routine {
+				t.Errorf("the build gives %d after 100 is published", weight)
+			}
+		}
+	}
+}
+
+// Until something good is out, few endpoints are better than nothing. After that no plan takes the last ones away.
+func TestTooFewEndpointsAtAColdStart(t *testing.T) {
+	r := deliver(t)
+	few := func(plan traffic.Plan) traffic.Plan {
+		b := plan.Charter["shop"]
+		b.MinEndpoints = 1
+		plan.Charter["shop"] = b
+		return plan
+	}
+	none := few(within("eu", "10.0.1.1", 0))
+	none.Intents[0].Stable.Localities = nil
+	r.Publish(none, false)
+	r.clients("eu")
+	if s := r.states()["eu"]; s.refusal != nil {
+		t.Fatalf("the first plan is refused: %s", s.refusal.text)
+	}
+	// Another kind of client, and an edit, find it no worse than it was.
+	grpc := resource.View{Service: "front", Weights: resource.InRoutes, GRPC: true}
+	r.region("eu").see("eu/grpc", grpc)
+	edit := none
+	edit.Intents = slices.Clone(none.Intents)
+	edit.Intents[0].Timeout = time.Second
+	r.Publish(edit, false)
+	r.settle("eu")
+	if s := r.states()["eu"]; s.refusal != nil || len(r.out.of("eu/grpc", 0)) == 0 {
+		t.Errorf("without endpoints as before, the state is %+v", s)
+	}
+	r.Publish(few(within("eu", "10.0.1.1", 0)), false)
+	r.settle("eu")
+	r.Publish(none, false)
+	r.settle("eu")
+	if s := r.states()["eu"]; s.refusal == nil || !strings.Contains(s.refusal.text, "at least 1") {
+		t.Errorf("once there was one, the state is %+v", s)
+	}
+
+	other := deliver(t)
+	other.Publish(few(beyond("eu", 0)), false)
+	other.region("eu").see("eu/leased", leasedView)
+	other.settle("eu")
+	if s := other.states()["eu"]; s.refusal == nil || !strings.Contains(s.refusal.text, "192.0.2.1") {
+		t.Errorf("an address that is not allowed, at the start: the state is %+v", s)
+	}
+}
+
 func TestLayersGoBeforeRoutes(t *testing.T) {
 	r := deliver(t)
 	r.Publish(within("eu", "10.0.1.1", 5000), false)

@@ -17,7 +17,8 @@ import (
 //
 // Who publishes takes away: layers, and for clients without one their routes, go out at once with what the last good build
 // and the newest plan both allow. The worker gives: it builds the newest plan, checks it, and makes it the good one. A plan
-// that is refused leaves the good one under the newest shares. No lock is held while a plan is built.
+// that is refused leaves the good one under the newest shares. No lock is held while a plan is built, nor while the worker
+// makes routes of one with less; who publishes makes those that are to go out before it returns.
 type region struct {
 	d     *delivery
 	name  string
@@ -85,9 +86,15 @@ func (r *region) see(name string, view resource.View) {
 	}
 	r.views[name] = view
 	if view.Weights == resource.InLayer {
-		r.layer(name, view)
+		r.say(name, r.layer(view))
 	}
 	r.wake()
+}
+
+func (r *region) current() edition {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.newest
 }
 
 func (r *region) wake() {
@@ -144,10 +151,31 @@ func (r *region) build(e edition, views map[string]resource.View, before *build)
 	return assemble(e, views, before)
 }
 
-// adopt makes a build the good one. A newer plan may have come meanwhile: it takes away all the same.
+// adopt makes a build the good one, with no more than the newest plan gives. While its routes are made a newer one may come
+// that takes more away, and then they are made again. What that one gives has a turn of its own.
 func (r *region) adopt(next *build) {
+	low, made := next.plan, map[string]*ads.Snapshot{}
+	for !r.adopted(next, low, made) {
+		before := low
+		low = lowered(low, r.current().plan)
+		r.d.building(r.name)
+		moved := differing(before, low)
+		for name, c := range next.views {
+			if c.view.Weights == resource.InRoutes && c.sees(moved) {
+				made[name] = r.under(name, c, low)
+			}
+		}
+	}
+}
+
+// adopted makes a build the good one unless the newest plan gives less than low. made are the routes of views that have
+// less under low than in the build.
+func (r *region) adopted(next *build, low traffic.Plan, made map[string]*ads.Snapshot) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if len(differing(low, lowered(low, r.newest.plan))) > 0 {
+		return false
+	}
 	urgency := ads.Routine
 	if r.good != nil && r.good.arms == next.arms {
 		urgency = ads.Urgent // shares alone
@@ -158,17 +186,21 @@ func (r *region) adopt(next *build) {
 		r.published = r.now()
 	}
 	r.promoted = keepPromoted(r.promoted, r.shown, next.plan)
-	r.good = next
+	r.good, r.shown = next, low
 	// Layers first: they are what takes traffic from a canary.
-	r.shown = r.share()
-	lower := differing(next.plan, r.shown)
+	r.share()
 	for name, c := range next.views {
+		snapshot, ok := made[name]
+		if !ok {
+			snapshot = c.snapshot
+		}
 		if c.view.Weights == resource.InLayer {
-			r.give(name, c.snapshot, ads.Routine)
+			r.give(name, snapshot, ads.Routine)
 		} else {
-			r.route(name, c, lower, urgency)
+			r.give(name, snapshot, urgency)
 		}
 	}
+	return true
 }
 
 // refuse leaves the good plan in force, under the shares of the newest.
@@ -181,7 +213,7 @@ func (r *region) refuse(number uint64, err error) {
 		r.refusal = &refusal{text: err.Error(), at: r.now()}
 	}
 	r.refusal.number = number
-	r.takeAway()
+	r.share() // routes follow when the good plan is adopted again
 }
 
 // takeAway publishes what needs no build: layers, and the routes of clients without one that have more than the newest
@@ -194,8 +226,12 @@ func (r *region) takeAway() {
 	moved, lower := differing(r.shown, low), differing(r.good.plan, low)
 	r.shown = low
 	for name, c := range r.good.views {
-		if c.view.Weights == resource.InRoutes && c.sees(moved) {
-			r.route(name, c, lower, ads.Urgent)
+		switch {
+		case c.view.Weights != resource.InRoutes || !c.sees(moved):
+		case c.sees(lower):
+			r.give(name, r.under(name, c, low), ads.Urgent)
+		default:
+			r.give(name, c.snapshot, ads.Urgent)
 		}
 	}
 }
@@ -219,16 +255,23 @@ func (r *region) share() traffic.Plan {
 		return low
 	}
 	r.said = said
+	made := map[resource.View]ads.Layer{}
 	for name, view := range r.views {
-		if view.Weights == resource.InLayer {
-			r.layer(name, view)
+		if view.Weights != resource.InLayer {
+			continue
 		}
+		layer, ok := made[zoneless(view)]
+		if !ok {
+			layer = r.layer(view)
+			made[zoneless(view)] = layer
+		}
+		r.say(name, layer)
 	}
 	return low
 }
 
-// layer publishes the shares of a view, and beside them those of splits that were promoted.
-func (r *region) layer(name string, v resource.View) {
+// layer has the shares of a view, and beside them those of splits that were promoted. It is the same in every zone.
+func (r *region) layer(v resource.View) ads.Layer {
 	values, lease := resource.Layer(r.layers, v)
 	if len(r.promoted) > 0 {
 		kept := traffic.Plan{Callers: r.layers.Callers}
@@ -245,27 +288,28 @@ func (r *region) layer(name string, v resource.View) {
 			lease = until
 		}
 	}
-	if err := r.d.to.PublishLayer(name, ads.Layer{Name: layerName, Values: values, TTL: lease}); err != nil {
+	return ads.Layer{Name: layerName, Values: values, TTL: lease}
+}
+
+func (r *region) say(name string, layer ads.Layer) {
+	if err := r.d.to.PublishLayer(name, layer); err != nil {
 		r.d.log.Error("weights cannot be published; proxies keep what they have until their leases end", "view", name, "error", err)
 	}
 }
 
-// route gives a view that has its shares in the routes what is shown. lower names the services that have less there than in
-// the good plan.
-func (r *region) route(name string, c *content, lower map[string]bool, urgency ads.Urgency) {
-	snapshot, err := c.snapshot, error(nil)
-	if c.sees(lower) {
-		snapshot, err = c.under(r.shown)
-	}
+// under is what a view that has its shares in the routes is given with less than in the build; nil when that fails, and its
+// clients keep what they have.
+func (r *region) under(name string, c *content, low traffic.Plan) *ads.Snapshot {
+	snapshot, err := c.under(low)
 	if err != nil {
 		r.d.log.Error("routes cannot be made; their clients keep what they have", "view", name, "error", err)
-		return
+		return nil
 	}
-	r.give(name, snapshot, urgency)
+	return snapshot
 }
 
 func (r *region) give(name string, s *ads.Snapshot, urgency ads.Urgency) {
-	if r.out[name] != s {
+	if s != nil && r.out[name] != s {
 		r.out[name] = s
 		r.d.to.Publish(name, s, urgency)
 	}

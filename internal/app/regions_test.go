@@ -84,8 +84,8 @@ func TestRegionsArePutTogether(t *testing.T) {
 	}
 }
 
-// connect opens a stream as a proxy of caller front in eu, and waits for its clusters.
-func connect(t *testing.T, server *ads.Server) {
+// dial opens a stream.
+func dial(t *testing.T, server *ads.Server) grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse] {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
 	s := grpc.NewServer(server.Options()...)
@@ -109,6 +109,13 @@ func connect(t *testing.T, server *ads.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return stream
+}
+
+// connect opens a stream as a proxy of caller front in eu, and waits for its clusters.
+func connect(t *testing.T, server *ads.Server) {
+	t.Helper()
+	stream := dial(t, server)
 	if err := stream.Send(&discoveryv3.DeltaDiscoveryRequest{
 		Node:    &corev3.Node{Id: "front-1", Cluster: "front", Locality: &corev3.Locality{Region: "eu", Zone: "a"}},
 		TypeUrl: ads.Cluster.URL(), ResourceNamesSubscribe: []string{"*"},

@@ -57,6 +57,20 @@ func kind(v resource.View) string {
 	return name
 }
 
+// zoneless is the view that a view shares all with but the endpoints of services that keep to zones.
+func zoneless(v resource.View) resource.View {
+	v.Zone = ""
+	return v
+}
+
+// hasZone reports whether an endpoint of a plan's region is in a zone. A zone without one makes no difference to a client.
+func hasZone(plan traffic.Plan, zone string) bool {
+	in := func(a traffic.Arm) bool {
+		return slices.ContainsFunc(a.Localities, func(l traffic.Locality) bool { return l.Region == plan.Region && l.Zone == zone })
+	}
+	return slices.ContainsFunc(plan.Intents, func(i traffic.Intent) bool { return in(i.Stable) || i.Canary != nil && in(*i.Canary) })
+}
+
 // lacks names what a kind of client goes without; of shadows and failover, when one of the services that it sees has it now.
 func lacks(v resource.View, sees []traffic.Intent) []string {
 	var all []string
