@@ -2,6 +2,7 @@ package app
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -19,6 +20,8 @@ type build struct {
 	edition
 	bundles map[bundleName]bundle
 	views   map[string]*content
+	// refused says of services why they are not as the plan would have them; nil is none. The edition has what they are.
+	refused error
 }
 
 // bundleName names the clusters and endpoints of one service for one kind of client.
@@ -50,20 +53,42 @@ type assembly struct {
 	*build
 	before  *build
 	changed map[string]change
+	// refused says why services cannot be given.
+	refused map[string]error
 	// doors are shared by views that differ in nothing but the zone.
 	doors map[resource.View][]*ads.Resource
 }
 
 // assemble makes and checks the resources of a plan for views. What does not differ from the build before is taken over,
-// so that the work is that of what changed.
+// so that the work is that of what changed. A service that may not be given stays as it was before; the error is what
+// concerns more than a service.
 func assemble(e edition, views map[string]resource.View, before *build) (*build, error) {
 	if before == nil {
 		before = &build{}
 	}
+	first, err := attempt(e, views, before)
+	if err != nil || len(first.refused) == 0 {
+		return first.build, err
+	}
+	kept, why := first.keep()
+	second, err := attempt(kept, views, before)
+	if err == nil && len(second.refused) > 0 { // not even what was good
+		_, err = second.keep()
+	}
+	if err != nil {
+		return nil, errors.Join(why, err)
+	}
+	second.build.refused = why
+	return second.build, nil
+}
+
+// attempt is what comes of a plan, but for services that may not be given.
+func attempt(e edition, views map[string]resource.View, before *build) (*assembly, error) {
 	a := &assembly{
-		build:  &build{edition: e, bundles: map[bundleName]bundle{}, views: map[string]*content{}},
-		before: before,
-		doors:  map[resource.View][]*ads.Resource{},
+		build:   &build{edition: e, bundles: map[bundleName]bundle{}, views: map[string]*content{}},
+		before:  before,
+		doors:   map[resource.View][]*ads.Resource{},
+		refused: map[string]error{},
 	}
 	a.changed = changes(before.edition, e)
 	for name, b := range before.bundles {
@@ -80,11 +105,47 @@ func assemble(e edition, views map[string]resource.View, before *build) (*build,
 		}
 		c, err := a.content(view, intents)
 		if err != nil {
-			return nil, err
+			return a, err
 		}
 		a.views[name] = c
 	}
-	return a.build, nil
+	return a, nil
+}
+
+// keep is the edition with refused services as they are in the build before, or without them when they are not there, and
+// why.
+func (a *assembly) keep() (edition, error) {
+	e := a.edition
+	e.arms = 0 // it differs from every plan in more than shares
+	e.plan.Intents = nil
+	e.plan.Charter = maps.Clone(a.plan.Charter)
+	var why []error
+	for _, in := range a.plan.Intents {
+		err, refused := a.refused[in.Service]
+		if !refused {
+			e.plan.Intents = append(e.plan.Intents, in)
+			continue
+		}
+		if !a.before.gives(in.Service) {
+			why = append(why, fmt.Errorf("service %s is left out: %w", in.Service, err))
+			continue
+		}
+		good, _ := intent(a.before.plan, in.Service)
+		e.plan.Intents = append(e.plan.Intents, good)
+		e.plan.Charter[in.Service] = a.before.plan.Charter[in.Service]
+		why = append(why, fmt.Errorf("service %s stays as it was: %w", in.Service, err))
+	}
+	return e, errors.Join(why...)
+}
+
+// gives reports whether some view is given a service.
+func (b *build) gives(service string) bool {
+	for name := range b.bundles {
+		if name.service == service {
+			return true
+		}
+	}
+	return false
 }
 
 // stale reports whether what a view was given before is not what it is to be given.
@@ -104,11 +165,15 @@ func (a *assembly) content(v resource.View, intents []traffic.Intent) (*content,
 	for _, in := range intents {
 		b, err := a.bundle(in, v)
 		if err != nil {
-			return nil, err
+			a.refused[in.Service] = err
+			continue
 		}
 		c.services = append(c.services, in.Service)
 		c.bundles = append(c.bundles, b.resources...)
 		outline = append(outline, b.outline...)
+	}
+	if len(a.refused) > 0 {
+		return c, nil // there is another attempt
 	}
 	var err error
 	if c.doors, err = a.door(v, outline, c.services); err != nil {

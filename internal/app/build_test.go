@@ -146,12 +146,50 @@ func TestAServiceThatIsGoneLeavesNothing(t *testing.T) {
 	}
 }
 
-// One service that is not allowed is the refusal of the plan, for whoever sees it.
-func TestAssembleSaysWhatIsNotAllowed(t *testing.T) {
-	p := market()
-	p.Intents[3].Stable = arm("v1", "us", "10.0.3.1")
-	_, err := assemble(edition{p, 1, 1}, map[string]resource.View{"c2": {Service: "c2"}, "c3": {Service: "c3"}}, nil)
-	if err == nil || !strings.Contains(err.Error(), "s3/stable/v1") || !strings.Contains(err.Error(), "us") {
+// A service that is not allowed stays as it was, or is left out when it never was; the others are as the plan says.
+func TestAServiceThatIsNotAllowed(t *testing.T) {
+	bad := edited(3, func(in *traffic.Intent) { in.Stable = arm("v1", "us", "10.0.3.1") })
+	bad.Intents[2].Stable = arm("v1", "eu", "10.0.2.9")
+	views := map[string]resource.View{"all": {Service: "all"}, "c2": {Service: "c2"}, "c3": {Service: "c3"}}
+	first := mustAssemble(t, edition{market(), 1, 1}, views, nil)
+	cluster, route := resource.StableCluster("s3", "v1"), resource.View{}.RouteName()
+	for _, c := range []struct {
+		name   string
+		before *build
+		want   string
+	}{{"that was good", first, "service s3 stays as it was"}, {"that never was", nil, "service s3 is left out"}} {
+		t.Run(c.name, func(t *testing.T) {
+			b := mustAssemble(t, edition{bad, 2, 2}, views, c.before)
+			if b.refused == nil || !strings.Contains(b.refused.Error(), c.want) || strings.Contains(b.refused.Error(), "s2") {
+				t.Errorf("the refusal is %v", b.refused)
+			}
+			if b.views["c2"].snapshot == first.views["c2"].snapshot {
+				t.Error("s2 waits for s3")
+			}
+			now, was := b.views["all"].snapshot.Get(ads.Endpoint, cluster), first.views["all"].snapshot.Get(ads.Endpoint, cluster)
+			if c.before != nil && (now != was || b.views["c3"] != first.views["c3"]) || c.before == nil && now != nil {
+				t.Errorf("s3 has %v", now)
+			}
+			if c.before == nil && b.views["all"].snapshot.Get(ads.Route, route).Version() == first.views["all"].snapshot.Get(ads.Route, route).Version() {
+				t.Error("routes go to what is left out")
+			}
+			// It is looked at again whatever the next plan changes, and shares alone are no way around.
+			if again := mustAssemble(t, edition{bad, 3, 2}, views, b); again.refused == nil {
+				t.Error("it is given with the next shares")
+			}
+			if good := mustAssemble(t, edition{market(), 4, 4}, views, b); good.refused != nil || good.views["c3"].snapshot.Get(ads.Endpoint, cluster) == nil {
+				t.Error("it does not come back")
+			}
+		})
+	}
+}
+
+// What concerns routes is the refusal of the plan: here it says that shares alone differ, and names another version.
+func TestRoutesThatAreNotAllowed(t *testing.T) {
+	views := map[string]resource.View{"c3": {Service: "c3", Weights: resource.InRoutes}}
+	first := mustAssemble(t, edition{market(), 1, 1}, views, nil)
+	other := edited(3, func(in *traffic.Intent) { in.Stable.Version, in.Weight = "v9", 100 })
+	if _, err := assemble(edition{other, 2, 1}, views, first); err == nil || !strings.Contains(err.Error(), "s3/stable/v9") {
 		t.Errorf("the error is %v", err)
 	}
 }

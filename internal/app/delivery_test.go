@@ -340,50 +340,6 @@ func TestRoutesWithLessHoldUpNothing(t *testing.T) {
 	}
 }
 
-// Until something good is out, few endpoints are better than nothing. After that no plan takes the last ones away.
-func TestTooFewEndpointsAtAColdStart(t *testing.T) {
-	r := deliver(t)
-	few := func(plan traffic.Plan) traffic.Plan {
-		b := plan.Charter["shop"]
-		b.MinEndpoints = 1
-		plan.Charter["shop"] = b
-		return plan
-	}
-	none := few(within("eu", "10.0.1.1", 0))
-	none.Intents[0].Stable.Localities = nil
-	r.Publish(none, false)
-	r.clients("eu")
-	if s := r.states()["eu"]; s.refusal != nil {
-		t.Fatalf("the first plan is refused: %s", s.refusal.text)
-	}
-	// Another kind of client, and an edit, find it no worse than it was.
-	grpc := resource.View{Service: "front", Weights: resource.InRoutes, GRPC: true}
-	r.region("eu").see("eu/grpc", grpc)
-	edit := none
-	edit.Intents = slices.Clone(none.Intents)
-	edit.Intents[0].Timeout = time.Second
-	r.Publish(edit, false)
-	r.settle("eu")
-	if s := r.states()["eu"]; s.refusal != nil || len(r.out.of("eu/grpc", 0)) == 0 {
-		t.Errorf("without endpoints as before, the state is %+v", s)
-	}
-	r.Publish(few(within("eu", "10.0.1.1", 0)), false)
-	r.settle("eu")
-	r.Publish(none, false)
-	r.settle("eu")
-	if s := r.states()["eu"]; s.refusal == nil || !strings.Contains(s.refusal.text, "at least 1") {
-		t.Errorf("once there was one, the state is %+v", s)
-	}
-
-	other := deliver(t)
-	other.Publish(few(beyond("eu", 0)), false)
-	other.region("eu").see("eu/leased", leasedView)
-	other.settle("eu")
-	if s := other.states()["eu"]; s.refusal == nil || !strings.Contains(s.refusal.text, "192.0.2.1") {
-		t.Errorf("an address that is not allowed, at the start: the state is %+v", s)
-	}
-}
-
 func TestLayersGoBeforeRoutes(t *testing.T) {
 	r := deliver(t)
 	r.Publish(within("eu", "10.0.1.1", 5000), false)

@@ -17,7 +17,7 @@ import (
 //
 // Who publishes takes away: layers, and for clients without one their routes, go out at once with what the last good build
 // and the newest plan both allow. The worker gives: it builds the newest plan, checks it, and makes it the good one. A plan
-// that is refused leaves the good one under the newest shares. No lock is held while a plan is built, nor while the worker
+// that is refused leaves the good one under the newest shares, and so does a service that is, alone. No lock is held while a plan is built, nor while the worker
 // makes routes of one with less; who publishes makes those that are to go out before it returns.
 type region struct {
 	d     *delivery
@@ -37,13 +37,13 @@ type region struct {
 	// name the split are at the proxies for a moment longer, and without its shares would go back to the old version.
 	promoted map[string]traffic.Intent
 
-	refusal           *refusal // of the newest plan that was built; nil: it is the good one
+	refusal           *refusal // of the newest plan that was built, or of services of it; nil: it is the good one
 	published         time.Time
-	accepted, refused uint64 // counts of plans
+	accepted, refused uint64 // counts of plans; those with refused services are refused
 }
 
 // edition is a plan and its place in the order: number counts plans, and arms is the number of the last one that differed
-// from the one before it in more than shares.
+// from the one before it in more than shares; 0 is no plan's.
 type edition struct {
 	plan         traffic.Plan
 	number, arms uint64
@@ -57,7 +57,7 @@ type saying struct {
 	promoted []string
 }
 
-// refusal is why a plan was not published.
+// refusal is why a plan was not published, or services of it.
 type refusal struct {
 	number uint64
 	text   string
@@ -70,7 +70,7 @@ func (r *region) publish(plan traffic.Plan, weights bool) {
 	defer r.mu.Unlock()
 	r.newest.plan = plan
 	r.newest.number++
-	if !weights {
+	if !weights || r.newest.arms == 0 {
 		r.newest.arms = r.newest.number
 	}
 	r.takeAway()
@@ -177,15 +177,25 @@ func (r *region) adopted(next *build, low traffic.Plan, made map[string]*ads.Sna
 		return false
 	}
 	urgency := ads.Routine
-	if r.good != nil && r.good.arms == next.arms {
+	if r.good != nil && r.good.arms == next.arms && next.arms > 0 {
 		urgency = ads.Urgent // shares alone
 	}
 	if r.good == nil || r.good.number != next.number {
-		r.accepted++
-		r.refusal = nil
 		r.published = r.now()
+		if next.refused == nil {
+			r.accepted++
+			r.refusal = nil
+		}
+	}
+	if next.refused != nil {
+		r.refused++
+		r.record(next.number, next.refused)
 	}
 	r.promoted = keepPromoted(r.promoted, r.shown, next.plan)
+	var before map[string]*content
+	if r.good != nil {
+		before = r.good.views
+	}
 	r.good, r.shown = next, low
 	// Layers first: they are what takes traffic from a canary.
 	r.share()
@@ -194,9 +204,12 @@ func (r *region) adopted(next *build, low traffic.Plan, made map[string]*ads.Sna
 		if !ok {
 			snapshot = c.snapshot
 		}
-		if c.view.Weights == resource.InLayer {
+		switch {
+		case c.view.Weights == resource.InLayer:
 			r.give(name, snapshot, ads.Routine)
-		} else {
+		case before[name] == c: // shares alone, of this view
+			r.give(name, snapshot, ads.Urgent)
+		default:
 			r.give(name, snapshot, urgency)
 		}
 	}
@@ -208,12 +221,16 @@ func (r *region) refuse(number uint64, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.refused++
+	r.record(number, err)
+	r.share() // routes follow when the good plan is adopted again
+}
+
+func (r *region) record(number uint64, err error) {
 	if r.refusal == nil || r.refusal.text != err.Error() {
-		r.d.log.Error("a plan is refused; the region's proxies keep the last good one", "region", r.name, "error", err)
+		r.d.log.Error("a plan is refused, or services of it; the region's proxies keep the last good ones", "region", r.name, "error", err)
 		r.refusal = &refusal{text: err.Error(), at: r.now()}
 	}
 	r.refusal.number = number
-	r.share() // routes follow when the good plan is adopted again
 }
 
 // takeAway publishes what needs no build: layers, and the routes of clients without one that have more than the newest

@@ -69,7 +69,7 @@ var (
 	phase      = desc("rollout_phase", "1 for the phase that a rollout is in.", "rollout", "region", "phase")
 	leading    = desc("coordinator", "1 when this process is the elected coordinator.")
 	accepted   = desc("plans_published_total", "Plans that were built, checked and published, by region.", "region")
-	rejected   = desc("plans_refused_total", "Plans that were refused, by region; the last good one stays.", "region")
+	rejected   = desc("plans_refused_total", "Plans that were refused, or services of them, by region; the last good ones stay.", "region")
 	dropped    = desc("telemetry_dropped_total", "Flushes that came faster than they could be judged.")
 )
 
