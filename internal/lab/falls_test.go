@@ -62,7 +62,8 @@ func TestFallsAreHeldAgainstTheirLimit(t *testing.T) {
 	pending := RegionStatus{Phase: "Pending"}
 	live := RegionStatus{Phase: "Progressing", Weight: 2500, Reason: "StepReached"}
 	halted := RegionStatus{Phase: "Halted", Reason: "CanaryWorse"}
-	fault := func(p place) demand { return demand{at: time.Now().Add(-55 * time.Second), place: p, text: "500"} } // at 5 s
+	began := time.Now().Add(-60 * time.Second)
+	fault := func(p place) demand { return demand{at: began.Add(5 * time.Second), place: p, text: "500"} }
 	for name, c := range map[string]struct {
 		demands []demand
 		last    time.Duration
@@ -91,22 +92,22 @@ func TestFallsAreHeldAgainstTheirLimit(t *testing.T) {
 			Fall{Cause: "500", At: 5 * time.Second, Decided: 2 * time.Second, Last: 2 * time.Second}, false,
 		},
 		"a command": {
-			[]demand{fault(place{"cart", "v1", "eu"}), {at: time.Now().Add(-54 * time.Second), rollout: "cart", place: place{region: "eu"}, text: "abort"}},
+			[]demand{fault(place{"cart", "v1", "eu"}), {at: began.Add(6 * time.Second), rollout: "cart", place: place{region: "eu"}, text: "abort"}},
 			6 * time.Second, false, Fall{Cause: "abort", At: 6 * time.Second, Decided: time.Second, Last: 0}, false,
 		},
 		"a command before it had traffic": {
-			[]demand{{at: time.Now().Add(-58 * time.Second), rollout: "cart", place: place{region: "eu"}, text: "abort"}},
+			[]demand{{at: began.Add(2 * time.Second), rollout: "cart", place: place{region: "eu"}, text: "abort"}},
 			6 * time.Second, false, Fall{At: 7 * time.Second}, false,
 		},
 		"a command for another region": {
-			[]demand{{at: time.Now().Add(-54 * time.Second), rollout: "cart", place: place{region: "us"}, text: "abort"}},
+			[]demand{{at: began.Add(6 * time.Second), rollout: "cart", place: place{region: "us"}, text: "abort"}},
 			6 * time.Second, false, Fall{At: 7 * time.Second}, false,
 		},
 		"nothing that is known": {nil, 7100 * time.Millisecond, false, Fall{At: 7 * time.Second, Last: 100 * time.Millisecond}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := clockwork(t)
-			r.begin = time.Now().Add(-60 * time.Second)
+			r.begin = began
 			r.becomes("eu", pending, live, 3*time.Second)
 			for _, d := range c.demands {
 				r.ask(d)
