@@ -121,11 +121,14 @@ func (c *Controller) status(name string) *aviaryv1.RolloutStatus {
 	}
 	out := &aviaryv1.RolloutStatus{Name: name, Service: state.Service}
 	var policy *spec.Policy
+	regions := slices.Sorted(maps.Keys(state.Regions))
 	if r := c.set.Rollouts[name]; r != nil {
 		out.Policy, out.Version = r.Policy, r.Version
 		policy = c.set.Policies[r.Policy]
+		// What is remembered of a region that the rollout does not name any more is not where it stands.
+		regions = slices.DeleteFunc(regions, func(region string) bool { return !slices.Contains(r.Regions, region) })
 	}
-	for _, region := range slices.Sorted(maps.Keys(state.Regions)) {
+	for _, region := range regions {
 		here := state.Regions[region]
 		out.Version, out.Digest = cmp.Or(out.Version, here.Version), here.Digest
 		r := &aviaryv1.RegionStatus{

@@ -386,7 +386,7 @@ func TestHaltsAreValuesOfTheState(t *testing.T) {
 	for i, in := range []Input{healthy(), {Verdict: evidence.Verdict{Finding: evidence.Slower, Metric: "latency"}}} {
 		state, _ = Step(w.set(), name, state, map[string]Input{"eu": in}, start.Add(time.Duration(i+1)*time.Second))
 	}
-	want := []Halt{{Rollout: name, Region: "eu", Trial: Trial{Digest: "d2"}, Reason: CanarySlower, At: start.Add(2 * time.Second), Message: "latency: canary 0 of 0 tries, stable 0 of 0"}}
+	want := []Halt{{Rollout: name, Region: "eu", Trial: Trial{Digest: "d2"}, Reason: CanarySlower, At: start.Add(2 * time.Second), Message: "latency: canary 0 of 0 tries, stable 0 of 0 in the last flush"}}
 	if diff := cmp.Diff(want, Halts(state)); diff != "" {
 		t.Fatal(diff)
 	}

@@ -217,7 +217,7 @@ func objects(in Input) (Reason, string) {
 }
 
 func told(v evidence.Verdict) string {
-	return fmt.Sprintf("%s: canary %d of %d tries, stable %d of %d", v.Metric, v.CanaryErrors, v.CanaryTries, v.StableErrors, v.StableTries)
+	return fmt.Sprintf("%s: canary %d of %d tries, stable %d of %d in the last flush", v.Metric, v.CanaryErrors, v.CanaryTries, v.StableErrors, v.StableTries)
 }
 
 // lapsed ends a share, or copies, that went too long without evidence.
