@@ -346,8 +346,15 @@ func (s *shop) publish() {
 	}
 	s.until("the sidecar has the routes", func() bool {
 		ready, err := s.m.envoy.Stats(`^(cluster_manager\.warming_clusters|listener_manager\.total_listeners_(warming|active))$`)
-		return err == nil && ready["cluster_manager.warming_clusters"] == 0 && ready["listener_manager.total_listeners_warming"] == 0 &&
+		return err == nil && !s.m.stale() && ready["cluster_manager.warming_clusters"] == 0 && ready["listener_manager.total_listeners_warming"] == 0 &&
 			ready["listener_manager.total_listeners_active"] == 1
+	})
+}
+
+// stale reports whether a connected client has not acknowledged the newest of something.
+func (m *mesh) stale() bool {
+	return slices.ContainsFunc(m.srv.Proxies(), func(p ads.ProxyStatus) bool {
+		return slices.ContainsFunc(p.Types, func(t ads.TypeStatus) bool { return t.State == ads.Stale })
 	})
 }
 
