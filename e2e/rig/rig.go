@@ -191,29 +191,12 @@ func (r *Rig) In(region, version string) *lab.Instance {
 	return i
 }
 
-// SidecarsIn are the sidecars of a region.
-func (r *Rig) SidecarsIn(region string) []*Sidecar {
-	var all []*Sidecar
-	for _, s := range r.Sidecars {
-		if s.Region == region {
-			all = append(all, s)
-		}
-	}
-	return all
-}
-
 // Apply declares documents.
 func (r *Rig) Apply(documents string) {
 	r.t.Helper()
 	if err := r.Plane.Apply(r.t.Context(), []byte(documents)); err != nil {
 		r.t.Fatal(err)
 	}
-}
-
-// Sidecar starts an Envoy of "front" in the first region and waits until it listens.
-func (r *Rig) Sidecar(id string, flush time.Duration) *Sidecar {
-	r.t.Helper()
-	return r.SidecarIn(r.Options.Regions[0], id, flush)
 }
 
 // SidecarIn is Sidecar in a region.
@@ -265,15 +248,6 @@ func (r *Rig) sidecar(region, id string, flush time.Duration, change func(bootst
 		return err == nil && len(all) > 0
 	})
 	return s
-}
-
-// UsersIn are Users of the sidecars of a region.
-func (r *Rig) UsersIn(region string, o lab.UsersOptions) *lab.Users {
-	r.t.Helper()
-	for _, s := range r.SidecarsIn(region) {
-		o.Proxies = append(o.Proxies, s.Egress)
-	}
-	return r.Users(o)
 }
 
 // Users send to all sidecars until the test ends, unless o names other proxies.
