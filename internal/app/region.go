@@ -17,8 +17,9 @@ import (
 //
 // Who publishes takes away: layers, and for clients without one their routes, go out at once with what the last good build
 // and the newest plan both allow. The worker gives: it builds the newest plan, checks it, and makes it the good one. A plan
-// that is refused leaves the good one under the newest shares, and so does a service that is, alone. No lock is held while a plan is built, nor while the worker
-// makes routes of one with less; who publishes makes those that are to go out before it returns.
+// that is refused leaves the good one under the newest shares, and so does a service that is, alone. No lock is held while a
+// plan is built, nor while the worker makes routes of one with less; who publishes makes those that are to go out before it
+// returns.
 type region struct {
 	d     *delivery
 	name  string

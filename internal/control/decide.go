@@ -10,7 +10,6 @@ import (
 
 	"github.com/aviary-mesh/aviary/internal/store"
 	"github.com/aviary-mesh/aviary/plugin/rollout"
-	"github.com/aviary-mesh/aviary/plugin/spec"
 )
 
 // proposal is a rise on its way to the store: it is adopted when it is written, if the region still is where it was.
@@ -159,20 +158,6 @@ func (c *Controller) beginning(name string) bool {
 
 func begins(from, to rollout.Region) bool { return !from.Begun && to.Begun }
 
-// mayBegin reports whether a beginning that was written may be adopted: no region was halted meanwhile that would have kept it.
-func (c *Controller) mayBegin(state rollout.State) bool {
-	r := c.set.Rollouts[state.Rollout]
-	if r == nil || c.set.Policies[r.Policy].OnHalt == spec.HaltContinues {
-		return r != nil
-	}
-	for _, region := range r.Regions {
-		if state.Regions[region].Phase == rollout.Halted {
-			return false
-		}
-	}
-	return true
-}
-
 // moved says which plans a change of a region's state may change: its own, and when another version is stable there,
 // those of the regions that lean on it.
 func (c *Controller) moved(region string, from, to rollout.Region) {
@@ -186,9 +171,7 @@ func (c *Controller) moved(region string, from, to rollout.Region) {
 // settleSaved adopts a rise that was written, or forgets one that was refused.
 func (c *Controller) settleSaved(s saved) {
 	if len(s.halts) > 0 {
-		before := c.states[s.rollout]
-		next := rollout.Join(before, s.halts)
-		c.settle(next, halted(before, next, c.cfg.Now()), nil, nil)
+		c.join(c.states[s.rollout], s.halts)
 		c.publish()
 	}
 	r, ok := c.rising[s.place]
@@ -203,7 +186,7 @@ func (c *Controller) settleSaved(s saved) {
 	state := c.states[s.rollout]
 	here := state.Regions[s.place.region]
 	if here.Phase != r.from.Phase || here.Step != r.from.Step || here.Weight != r.from.Weight || here.Trial() != r.from.Trial() ||
-		begins(here, r.to) && !c.mayBegin(state) {
+		begins(here, r.to) && rollout.Held(c.set, state) { // by a halt that came meanwhile
 		return
 	}
 	to := fresher(r.to, here)
@@ -283,8 +266,7 @@ func (c *Controller) shareHalts() {
 			}
 		}
 		if len(known) > 0 {
-			next := rollout.Join(state, known)
-			c.settle(next, halted(state, next, c.cfg.Now()), nil, nil)
+			c.join(state, known)
 		}
 	}
 }
@@ -292,18 +274,19 @@ func (c *Controller) shareHalts() {
 // judgedAs begins the message of a halt that another rollout of the build was given.
 const judgedAs = "judged as rollout "
 
-// halted tells of the regions that a Join halted.
-func halted(before, after rollout.State, now time.Time) []rollout.Event {
+// join lets halts that were judged elsewhere be in force, and tells of the regions that they halted.
+func (c *Controller) join(before rollout.State, halts []rollout.Halt) {
+	after := rollout.Join(before, halts)
 	var events []rollout.Event
 	for _, region := range slices.Sorted(maps.Keys(after.Regions)) {
 		was, is := before.Regions[region], after.Regions[region]
 		if is.Phase == rollout.Halted && was.Phase != rollout.Halted {
 			events = append(events, rollout.Event{
-				At: now.UTC(), Rollout: after.Rollout, Region: region, Reason: is.Reason, From: was.Phase, To: is.Phase, Message: is.Message,
+				At: c.cfg.Now().UTC(), Rollout: after.Rollout, Region: region, Reason: is.Reason, From: was.Phase, To: is.Phase, Message: is.Message,
 			})
 		}
 	}
-	return events
+	c.settle(after, events, nil, nil)
 }
 
 // announce wakes whoever waits for a change of a state.

@@ -26,8 +26,6 @@ type facts struct {
 // index is a set of documents with what is asked of it on every flush. It is never changed after it was made.
 type index struct {
 	set *spec.Set
-	// rollouts that are under way in a site; documents allow one at most.
-	rollouts map[site]*spec.Rollout
 	// leaning are the regions that have a region in their failover order.
 	leaning map[string][]string
 	// where says in which regions an address is declared, of whatever service.
@@ -50,14 +48,8 @@ type use struct {
 
 func indexOf(set *spec.Set) *index {
 	x := &index{
-		set: set, rollouts: map[site]*spec.Rollout{}, leaning: map[string][]string{},
+		set: set, leaning: map[string][]string{},
 		where: map[netip.AddrPort][]string{}, named: map[string]bool{}, uses: map[string][]use{}, charters: charters(set),
-	}
-	for _, name := range slices.Sorted(maps.Keys(set.Rollouts)) {
-		r := set.Rollouts[name]
-		for _, region := range r.Regions {
-			x.rollouts[site{region, r.Service}] = r
-		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(set.Regions)) {
 		for _, other := range set.Regions[name].Failover {

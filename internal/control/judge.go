@@ -58,7 +58,7 @@ func (c *Controller) observe(batch []signal.Flush, now time.Time) {
 // no evidence about it, however fresh its flushes are.
 func (c *Controller) route(f *signal.Flush, about map[place][]*signal.Flush) {
 	add := func(service string) {
-		r := c.rollouts[site{f.Region, service}]
+		r := c.set.RolloutOf(service, f.Region)
 		if r == nil {
 			return
 		}

@@ -54,7 +54,7 @@ func (f *facts) intent(s *spec.Service, region string) traffic.Intent {
 
 // beside puts the canary beside stable.
 func (f *facts) beside(in *traffic.Intent, s *spec.Service, region string) {
-	r := f.rollouts[site{region, s.Name}]
+	r := f.set.RolloutOf(s.Name, region)
 	if r == nil {
 		return
 	}

@@ -9,12 +9,17 @@ import (
 
 // PutHandover leaves a record, of at most MaxHandover bytes, for the next process of that name; it replaces an older one.
 func (s *Store) PutHandover(ctx context.Context, name string, data []byte) error {
-	path, err := key("handover", name)
+	return s.putRecord(ctx, "handover", name, data)
+}
+
+// putRecord replaces a record of a kind.
+func (s *Store) putRecord(ctx context.Context, kind, name string, data []byte) error {
+	path, err := key(kind, name)
 	if err != nil {
 		return err
 	}
 	if len(data) > MaxHandover {
-		return fmt.Errorf("handover %s: %w: %d bytes, of at most %d", name, ErrTooLarge, len(data), MaxHandover)
+		return fmt.Errorf("%s %s: %w: %d bytes, of at most %d", kind, name, ErrTooLarge, len(data), MaxHandover)
 	}
 	_, err = s.client.Put(ctx, path, string(data))
 	return s.wrap(err)

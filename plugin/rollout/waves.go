@@ -12,12 +12,8 @@ import (
 // turnOf says why a region may not begin yet; "" is no reason. It is asked of a region that has neither copies nor a share of
 // this trial and never had; a region that has begun goes on by itself.
 func (t *turn) turnOf(d documents, region string) (Reason, string) {
-	if d.policy.OnHalt != spec.HaltContinues {
-		for _, name := range d.rollout.Regions {
-			if r := t.state.Regions[name]; r.Phase == Halted {
-				return HeldByHalt, fmt.Sprintf("%s is halted: %s", name, r.Reason)
-			}
-		}
+	if by := heldBy(d, t.state); by != "" {
+		return HeldByHalt, fmt.Sprintf("%s is halted: %s", by, t.state.Regions[by].Reason)
 	}
 	waves := wavesOf(d)
 	for i, w := range waves {
@@ -29,6 +25,25 @@ func (t *turn) turnOf(d documents, region string) (Reason, string) {
 		}
 	}
 	return "", ""
+}
+
+// heldBy is the first halted region, where the policy lets no other one begin for it; "" is none.
+func heldBy(d documents, state State) string {
+	if d.policy.OnHalt == spec.HaltContinues {
+		return ""
+	}
+	i := slices.IndexFunc(d.rollout.Regions, func(name string) bool { return state.Regions[name].Phase == Halted })
+	if i < 0 {
+		return ""
+	}
+	return d.rollout.Regions[i]
+}
+
+// Held reports whether no further region of a rollout may begin, as one is halted or the rollout is not declared. A caller
+// that was a while in carrying out a beginning asks again.
+func Held(set *spec.Set, state State) bool {
+	d, missing := lookup(set, state.Rollout)
+	return missing != "" || heldBy(d, state) != ""
 }
 
 // wave is one wave of a policy with the regions of one rollout.
